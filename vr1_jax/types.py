@@ -1,0 +1,90 @@
+"""The arrays that flow through the program: the architecture on one page.
+
+Axis legend, used verbatim in every annotation and einsum:
+
+    B prompts            T prompt tokens        M temporal slices      L layers          D model width
+    G generations        C completion tokens    P patches per slice    N query heads     F mlp width
+                         S cache slots          R values per patch     K kv heads        V vocabulary
+                                                U merged visual units  H head width
+
+A *slice* is two frames (an image counts as one slice, doubled). A *unit* is a 2x2 block of patches after
+the merger: one visual token. Everything ragged is settled on the host in numpy (`vr1_jax.data`); the
+device sees the fixed shapes below, so a batch of the same bucket never recompiles.
+
+Data flow:  Prompt --generate--> Completion --score--> Experience --grpo_step--> TrainState
+"""
+
+import dataclasses
+from typing import TypeVar, dataclass_transform
+
+import jax
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+T = TypeVar("T")
+
+
+@dataclass_transform(frozen_default=True)
+def pytree(cls: type[T]) -> type[T]:
+    """Frozen dataclass and jax pytree, every field a child.
+
+    Unflattening bypasses `__init__`: inside jax the leaves may be tracers, shardings or None, which the
+    shape checks of the tests would refuse. Building an instance by hand is still checked.
+    """
+    cls = dataclasses.dataclass(frozen=True)(cls)
+    names = tuple(field.name for field in dataclasses.fields(cls))
+
+    def flatten(x):
+        return [(jax.tree_util.GetAttrKey(name), getattr(x, name)) for name in names], None
+
+    def unflatten(_, children):
+        x = object.__new__(cls)
+        for name, child in zip(names, children, strict=True):
+            object.__setattr__(x, name, child)
+        return x
+
+    jax.tree_util.register_pytree_with_keys(cls, flatten, unflatten)
+    return cls
+
+
+@pytree
+class Prompt:
+    """A batch of prompts as the model sees them; `data.collate` builds one of the same names in numpy.
+
+    Prompts are left-padded: the last token of every row is real text, so generation starts at slot T for
+    all rows. Visual units are numbered within a prompt, row-major over (slice, unit): unit u of slice m is
+    m * P/4 + u. Four consecutive patches make one unit.
+
+        slot:          0    1    2           3        4        5         6         7
+        tokens:        pad  pad  <vis_start> <image>  <image>  <vis_end> What      ?
+        mask:          0    0    1           1        1        1         1         1
+        visual_slots:  -1   -1   -1          0        1        -1        -1        -1
+    """
+
+    tokens: Int[Array, "B T"]
+    mask: Bool[Array, "B T"]
+    positions: Int[Array, "B 3 T"]  # (time, row, column) of mRoPE
+    visual_slots: Int[Array, "B T"]  # which visual unit fills this token, -1 for text
+    patches: UInt8[Array, "B M P R"]  # pixels in HF patch order, normalised on the device
+    patch_coords: Int[Array, "B M P 2"]  # (row, column) within the slice's grid
+    patch_windows: Int[Array, "B M P"]  # attention window within the slice, -1 for padding
+
+    @property
+    def next_position(self) -> Int[Array, " B"]:
+        """mRoPE position of the first completion token: one after the last prompt token, on every axis."""
+        return self.positions[:, 0, -1] + 1
+
+
+@pytree
+class Completion:
+    """Answers, right-padded: G to each prompt. `mask` covers the closing end-of-turn token."""
+
+    tokens: Int[Array, "B G C"]
+    mask: Bool[Array, "B G C"]
+
+
+@pytree
+class KVCache:
+    """Rotated keys and values of every layer."""
+
+    keys: Float[Array, "L *rows S K H"]
+    values: Float[Array, "L *rows S K H"]
