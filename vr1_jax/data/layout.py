@@ -1,0 +1,121 @@
+"""Where everything goes in a prompt: mRoPE positions, visual slots, patch coordinates, attention windows.
+
+All ragged logic of the model lives here, once, in numpy. A *grid* is (slices, patch rows, patch columns) of
+one image or video, as the processors report it; a *unit* is a merge x merge block of patches, one token.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+# How positions go on after a visual block.
+#   published      after the largest position of the block on any axis: what Qwen2.5-VL was trained with
+#   transformers5  after its larger side, so that text overlaps the video's time axis: for comparison
+PositionRule = Literal["published", "transformers5"]
+
+
+@dataclass(frozen=True)
+class VisualBlock:
+    """One image or video inside a prompt: its grid, and the seconds that one slice lasts (0 for images)."""
+
+    grid: tuple[int, int, int]
+    seconds_per_slice: float = 0.0
+
+    def units(self, merge: int = 2) -> int:
+        slices, rows, columns = self.grid
+        return slices * rows * columns // merge**2
+
+
+class LayoutError(ValueError):
+    """Tokens and visual blocks that do not belong together."""
+
+
+def mrope_positions(
+    is_visual: np.ndarray,
+    blocks: Sequence[VisualBlock],
+    *,
+    tokens_per_second: float,
+    merge: int = 2,
+    rule: PositionRule = "published",
+) -> np.ndarray:
+    """[3, T] int32 (time, row, column) of one unpadded prompt; `is_visual` marks the placeholder tokens.
+
+    Text counts up on all three axes. Inside a block every unit has the block's start plus its own time, row
+    and column; a slice's time is trunc(slice * seconds * tokens_per_second) in fp32, as the reference has it.
+
+        text text | video of 2 slices x 1 x 2 units, 1 s each at 2 tokens/s | text
+        time      0 1 | 2 2 4 4 | 5                       (transformers5: | 4)
+        row       0 1 | 2 2 2 2 | 5
+        column    0 1 | 2 3 2 3 | 5
+    """
+    _check_lengths(is_visual, blocks, merge)
+    positions = np.empty((3, len(is_visual)), np.int32)
+    following, at, remaining = 0, 0, list(blocks)
+    while at < len(is_visual):
+        if is_visual[at]:
+            block = remaining.pop(0)
+            end = at + block.units(merge)
+            coords = _unit_coords(block, tokens_per_second, merge)
+            positions[:, at:end] = following + coords
+            if rule == "published":
+                following += int(coords.max()) + 1
+            else:
+                following += max(block.grid[1:]) // merge
+        else:
+            end = at + 1 + int(np.argmax(np.append(is_visual[at + 1 :], True)))
+            positions[:, at:end] = following + np.arange(end - at)
+            following += end - at
+        at = end
+    return positions
+
+
+def visual_slots(is_visual: np.ndarray, blocks: Sequence[VisualBlock], units_per_slice: int, *, merge: int = 2) -> np.ndarray:
+    """[T] int32: the visual unit that fills each token, -1 for text.
+
+    Units are numbered slice by slice over all blocks of the prompt, `units_per_slice` apart: slices are padded
+    to the same number of patches, so a small slice leaves numbers unused.
+    """
+    _check_lengths(is_visual, blocks, merge)
+    slots = np.full(len(is_visual), -1, np.int32)
+    numbers, first_slice = [], 0
+    for block in blocks:
+        slices = block.grid[0]
+        per_slice = block.units(merge) // slices
+        starts = (first_slice + np.arange(slices)) * units_per_slice
+        numbers.append((starts[:, None] + np.arange(per_slice)).ravel())
+        first_slice += slices
+    if numbers:
+        slots[is_visual] = np.concatenate(numbers)
+    return slots
+
+
+def patch_layout(grid: tuple[int, int, int], *, merge: int = 2, window_units: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates [P, 2] and window ids [P] of one slice's patches, in the processors' patch order.
+
+    The order is unit by unit, row-major inside a unit:  (0,0) (0,1) (1,0) (1,1) | (0,2) (0,3) (1,2) (1,3) | ...
+    Windows tile the grid of units from its corner; the last row and column of windows may be smaller.
+    """
+    _, rows, columns = grid
+    row, column = np.mgrid[:rows, :columns]
+    coords = np.stack([row, column], -1).reshape(rows // merge, merge, columns // merge, merge, 2)
+    coords = coords.swapaxes(1, 2).reshape(-1, 2).astype(np.int32)
+    side = merge * window_units
+    windows_across = -(-columns // side)
+    windows = coords[:, 0] // side * windows_across + coords[:, 1] // side
+    return coords, windows.astype(np.int32)
+
+
+def _unit_coords(block: VisualBlock, tokens_per_second: float, merge: int) -> np.ndarray:
+    slices, rows, columns = block.grid
+    interval = np.float32(tokens_per_second) * np.float32(block.seconds_per_slice)
+    times = np.trunc(np.arange(slices, dtype=np.float32) * interval).astype(np.int32)
+    coords = np.meshgrid(times, np.arange(rows // merge), np.arange(columns // merge), indexing="ij")
+    return np.stack(coords).reshape(3, -1).astype(np.int32)
+
+
+def _check_lengths(is_visual: np.ndarray, blocks: Sequence[VisualBlock], merge: int) -> None:
+    expected, found = sum(block.units(merge) for block in blocks), int(np.sum(is_visual))
+    if expected != found:
+        raise LayoutError(f"the prompt has {found} visual tokens where its media need {expected}")

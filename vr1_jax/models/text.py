@@ -1,0 +1,73 @@
+"""The decoder. One block serves every entry point; they differ in the attention they pass in."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from vr1_jax.models import layers, rope
+from vr1_jax.models.config import TextConfig
+from vr1_jax.sharding import shard
+
+# (q, k, v) of one layer -> (attention output, whatever the entry point wants back from the layer)
+Attend = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
+
+
+class TextLayers(nnx.Module):
+    def __init__(self, config: TextConfig, key: jax.Array, dtype: jnp.dtype):
+        declare = layers.Declare(key, dtype, config.layers)
+        embed, mlp, head_dim = ("embed", config.width), ("mlp", config.mlp), (None, config.head_dim)
+        heads, kv_heads = ("heads", config.heads), ("kv_heads", config.kv_heads)
+        self.attention_norm = declare(embed, init=layers.ones)
+        self.query = declare(embed, heads, head_dim)
+        self.query_bias = declare(heads, head_dim, init=layers.zeros)
+        self.key = declare(embed, kv_heads, head_dim)
+        self.key_bias = declare(kv_heads, head_dim, init=layers.zeros)
+        self.value = declare(embed, kv_heads, head_dim)
+        self.value_bias = declare(kv_heads, head_dim, init=layers.zeros)
+        self.out = declare(heads, head_dim, embed)
+        self.mlp_norm = declare(embed, init=layers.ones)
+        self.gate = declare(embed, mlp)
+        self.up = declare(embed, mlp)
+        self.down = declare(mlp, embed)
+
+
+class Text(nnx.Module):
+    def __init__(self, config: TextConfig, key: jax.Array, dtype: jnp.dtype):
+        own, stack = jax.random.split(key)
+        declare = layers.Declare(own, dtype)
+        vocab, embed = ("vocab", config.vocab), ("embed", config.width)
+        self.embed = declare(vocab, embed)
+        self.layers = TextLayers(config, stack, dtype)
+        self.norm = declare(embed, init=layers.ones)
+        # Tied models compute with the embedding itself: an aliased parameter would become two leaves.
+        self.head = None if config.tied else declare(vocab, embed)
+
+
+def block(
+    layer: TextLayers, x: Float[Array, "B S D"], angles: Float[Array, "B S Hhalf"], attend: Attend, eps: float
+) -> tuple[Float[Array, "B S D"], Any]:
+    h = layers.rms_norm(x, layer.attention_norm[...], eps)
+    q = jnp.einsum("BSD,DNH->BSNH", h, layer.query[...]) + layer.query_bias[...]
+    k = jnp.einsum("BSD,DKH->BSKH", h, layer.key[...]) + layer.key_bias[...]
+    v = jnp.einsum("BSD,DKH->BSKH", h, layer.value[...]) + layer.value_bias[...]
+    q = shard(rope.rotate(q, angles), "batch", None, "heads", None)
+    k = shard(rope.rotate(k, angles), "batch", None, "kv_heads", None)
+    h, extra = attend(q, k, shard(v, "batch", None, "kv_heads", None))
+    x = x + shard(jnp.einsum("BSNH,NHD->BSD", h, layer.out[...]), "batch", None, None)
+    h = layers.rms_norm(x, layer.mlp_norm[...], eps)
+    h = shard(jax.nn.silu(h @ layer.gate[...]) * (h @ layer.up[...]), "batch", None, "mlp")
+    return x + shard(h @ layer.down[...], "batch", None, None), extra
+
+
+def embed_tokens(text: Text, tokens: jax.Array) -> Float[Array, "B S D"]:
+    return shard(text.embed[...][tokens], "batch", None, None)
+
+
+def logits(text: Text, hidden: Float[Array, "*rows D"]) -> Float[Array, "*rows V"]:
+    """fp32 logits of hidden states that `qwen25vl` already normalised."""
+    head = text.embed if text.head is None else text.head
+    return jnp.einsum("...D,VD->...V", hidden, head[...], preferred_element_type=jnp.float32)
