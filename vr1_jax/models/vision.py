@@ -46,7 +46,10 @@ class Vision(nnx.Module):
         own, stack = jax.random.split(key)
         declare = layers.Declare(own, dtype)
         merged = config.width * config.merge**2
-        self.patch_embed = declare((None, config.patch_values), ("embed", config.width))
+        side = (None, config.patch)
+        self.patch_embed = declare(
+            (None, config.channels), (None, config.temporal), side, side, ("embed", config.width)
+        )
         self.layers = VisionLayers(config, stack, dtype)
         self.merger_norm = declare(("embed", config.width), init=layers.ones)
         self.merger_in = declare(("embed", merged), ("mlp", merged))
@@ -82,7 +85,7 @@ def normalize_patches(patches: UInt8[Array, "*rows R"], config: VisionConfig) ->
 
 
 def embed_patches(vision: Vision, patches: UInt8[Array, "B M P R"], config: VisionConfig) -> Float[Array, "B M P W"]:
-    weight = vision.patch_embed[...]
+    weight = vision.patch_embed[...].reshape(config.patch_values, config.width)
     x = normalize_patches(patches, config).astype(weight.dtype)
     return shard(x @ weight, "batch", None, None, None)
 
