@@ -1,0 +1,87 @@
+"""Scores of a batch of completions: accuracy, format and the rewards that users write.
+
+A user's reward is a function in their own config file, and the config holds the function itself:
+
+    def brevity(completion: str, sample) -> float:
+        return 1.0 if len(completion) < 2000 else 0.0
+
+`sample` is the record that asked the question (`sample.solution`, `sample.problem_type`, `sample.options`, ..). What the
+function returns is added to the completion's reward.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vr1_jax.rewards.accuracy import accuracy_reward, format_reward
+from vr1_jax.rewards.answers import RewardError
+
+RewardFunction = Callable[[str, Any], float]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of B x G completions. Correctness is judged by `accuracy` alone, before any bonus."""
+
+    accuracy: np.ndarray  # [B G]
+    format: np.ndarray  # [B G]
+    extra: dict[str, np.ndarray]  # name of a user's reward -> [B G]
+
+    @property
+    def other(self) -> np.ndarray:
+        """Everything that is added to the accuracy."""
+        return self.format + sum(self.extra.values(), start=np.zeros_like(self.format))
+
+    @property
+    def total(self) -> np.ndarray:
+        return self.accuracy + self.other
+
+
+def score_groups(
+    completions: Sequence[Sequence[str]],
+    samples: Sequence[Any],
+    *,
+    rules: str = "fixed",
+    rewards: Sequence[RewardFunction] = (),
+) -> Scores:
+    """Scores G completions for each of B samples, every sample by its own problem type."""
+    if len(completions) != len(samples):
+        raise RewardError(f"{len(completions)} groups of completions for {len(samples)} samples")
+    check_rewards(rewards)
+
+    def table(reward: RewardFunction) -> np.ndarray:
+        rows = [
+            [reward(text, sample) for text in group]
+            for group, sample in zip(completions, samples, strict=True)
+        ]
+        return np.asarray(rows, dtype=np.float64).reshape(len(samples), -1)
+
+    return Scores(
+        accuracy=table(
+            lambda text, sample: accuracy_reward(text, sample.solution, sample.problem_type, rules=rules)
+        ),
+        format=table(lambda text, _: format_reward(text)),
+        extra={
+            reward.__name__: table(lambda text, sample: _finite(reward, text, sample)) for reward in rewards
+        },
+    )
+
+
+def check_rewards(rewards: Sequence[RewardFunction]) -> None:
+    """Refuses user rewards whose names would collide in the metrics."""
+    names = ["accuracy", "format", *(reward.__name__ for reward in rewards)]
+    for name in names:
+        if names.count(name) > 1:
+            raise RewardError(f"two rewards are called {name!r}; rename one of the functions")
+
+
+def _finite(reward: RewardFunction, text: str, sample: Any) -> float:
+    value = float(reward(text, sample))
+    if not math.isfinite(value):
+        raise RewardError(
+            f"reward {reward.__name__!r} returned {value} for sample {getattr(sample, 'index', sample)}"
+        )
+    return value
