@@ -223,7 +223,7 @@ def check_path(path: str) -> str:
     Backslashes separate, as on Windows. One leading slash is dropped: published evaluation files write
     "/MMVU/videos/1.mp4" and mean their media root, so a path never reaches outside it either way.
     """
-    if URL_OR_DRIVE.match(path):
+    if URL_OR_DRIVE.match(path.lstrip("./\\")):
         raise RecordError(
             f"{path[:80]!r} is a URL or a drive; only files under the media root are read", "path"
         )
