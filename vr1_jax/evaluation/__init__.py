@@ -1,0 +1,5 @@
+"""Benchmarks: scoring and running."""
+
+from vr1_jax.evaluation.scoring import score_sample
+
+__all__ = ["score_sample"]

@@ -40,12 +40,20 @@ _CLOSE_THEN_ANSWER = re.compile(r"</think>\s*+<answer>")
 
 def accuracy_reward(completion: str, solution: str, problem_type: str, *, rules: str = "fixed") -> float:
     """Score in [0, 1] of a completion's answer against the solution's."""
+    if rules == "upstream":
+        truth, answer = answers.tagged_answer(solution), answers.tagged_answer(completion)
+    else:
+        truth, answer = answers.true_answer(solution), answers.final_answer(completion)
+    return score_answer(truth, answer, problem_type, rules=rules)
+
+
+def score_answer(truth: str, answer: str, problem_type: str, *, rules: str = "fixed") -> float:
+    """Score in [0, 1] of an answer that has been taken out of its tags."""
     check_rules(rules)
     if problem_type not in PROBLEM_TYPES:
         raise RewardError(f"unknown problem type {problem_type!r}; use one of: {', '.join(PROBLEM_TYPES)}")
     if rules == "upstream":
-        return _UPSTREAM[problem_type](answers.tagged_answer(solution), answers.tagged_answer(completion))
-    truth, answer = answers.true_answer(solution), answers.final_answer(completion)
+        return _UPSTREAM[problem_type](truth, answer)
     return _FIXED[problem_type](truth, answer) if truth and answer else 0.0
 
 

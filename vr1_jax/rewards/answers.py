@@ -1,8 +1,8 @@
 """Finds the answer in a completion and reads it: plain searches, linear in the length of the text.
 
 A completion is written by a model that is paid for its score, so everything here takes any text whatsoever
-and answers quickly. Regular expressions on whole completions are avoided: a lazy match between two tags, retried
-at each of many opening tags, is quadratic.
+and answers quickly. Regular expressions on whole completions are avoided: a lazy match between two
+tags, retried at each of many opening tags, is quadratic.
 """
 
 import math
@@ -55,7 +55,7 @@ def option_letter(truth: str) -> str:
 
 
 def python_number(text: str) -> float | None:
-    """Whatever Python's float reads once all commas are gone: "nan", "1_000", "１２" and "1,5" (as 15) too."""
+    """Whatever Python's float reads once all commas are gone: "nan", "1_000", "１２" and "1,5" (as 15)."""
     try:
         return float(text.replace(",", ""))
     except ValueError:

@@ -5,7 +5,7 @@ A user's reward is a function in their own config file, and the config holds the
     def brevity(completion: str, sample) -> float:
         return 1.0 if len(completion) < 2000 else 0.0
 
-`sample` is the record that asked the question (`sample.solution`, `sample.problem_type`, `sample.options`, ..). What the
+`sample` is the record that asked (`sample.solution`, `sample.problem_type`, `sample.options`, ..). What the
 function returns is added to the completion's reward.
 """
 
@@ -52,22 +52,18 @@ def score_groups(
         raise RewardError(f"{len(completions)} groups of completions for {len(samples)} samples")
     check_rewards(rewards)
 
-    def table(reward: RewardFunction) -> np.ndarray:
-        rows = [
-            [reward(text, sample) for text in group]
-            for group, sample in zip(completions, samples, strict=True)
-        ]
-        return np.asarray(rows, dtype=np.float64).reshape(len(samples), -1)
+    def accuracy(completion: str, sample: Any) -> float:
+        return accuracy_reward(completion, sample.solution, sample.problem_type, rules=rules)
 
-    return Scores(
-        accuracy=table(
-            lambda text, sample: accuracy_reward(text, sample.solution, sample.problem_type, rules=rules)
-        ),
-        format=table(lambda text, _: format_reward(text)),
-        extra={
-            reward.__name__: table(lambda text, sample: _finite(reward, text, sample)) for reward in rewards
-        },
-    )
+    def well_formed(completion: str, sample: Any) -> float:
+        return format_reward(completion)
+
+    def table(reward: RewardFunction) -> np.ndarray:
+        pairs = zip(completions, samples, strict=True)
+        return np.asarray([[_finite(reward, text, sample) for text in group] for group, sample in pairs])
+
+    extra = {reward.__name__: table(reward) for reward in rewards}
+    return Scores(accuracy=table(accuracy), format=table(well_formed), extra=extra)
 
 
 def check_rewards(rewards: Sequence[RewardFunction]) -> None:
@@ -81,7 +77,5 @@ def check_rewards(rewards: Sequence[RewardFunction]) -> None:
 def _finite(reward: RewardFunction, text: str, sample: Any) -> float:
     value = float(reward(text, sample))
     if not math.isfinite(value):
-        raise RewardError(
-            f"reward {reward.__name__!r} returned {value} for sample {getattr(sample, 'index', sample)}"
-        )
+        raise RewardError(f"the reward {reward.__name__!r} returned {value}; it must return a finite number")
     return value

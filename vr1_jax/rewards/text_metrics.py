@@ -14,8 +14,8 @@ MAX_ROUGE_WORDS = 1024
 def word_accuracy(truth: str, text: str) -> float:
     """One minus the word error rate, not below zero.
 
-    An answer of twice as many words as the truth has at least as many errors as the truth has words: its score
-    is zero without looking, which bounds the work by the length of the truth.
+    An answer of twice as many words as the truth has at least as many errors as the truth has words: its
+    score is zero without looking, which bounds the work by the length of the truth.
     """
     truth_words, words = truth.split(), text.split()
     if not truth_words:
