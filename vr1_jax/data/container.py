@@ -48,7 +48,7 @@ class Listing:
 
     container: str
     codec: str
-    stream: int
+    frame_pixels: int
     time_base: Fraction
     header_rate: Fraction | None
     pts: Int[np.ndarray, " total"]
@@ -155,7 +155,7 @@ def list_packets(path: str | Path) -> Listing:
         return Listing(
             container=name,
             codec=codec,
-            stream=stream.index,
+            frame_pixels=stream.codec_context.width * stream.codec_context.height,
             time_base=stream.time_base,
             header_rate=stream.average_rate or None,
             pts=pts,

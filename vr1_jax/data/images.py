@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 
 from vr1_jax.data.frames import (
     ImageBudget,
@@ -99,3 +99,30 @@ def natural_key(name: str) -> list[tuple[int, int | str]]:
     """Sort key that puts frame 2 before frame 10."""
     parts = re.split(r"([0-9]+)", name)
     return [(0, int(part)) if part.isdigit() else (1, part) for part in parts if part]
+
+
+def read_frame_folder(
+    path: str | Path, budget: FrameBudget, fps: float, unit: int = 28
+) -> tuple[UInt8[np.ndarray, "F height width 3"], Int[np.ndarray, " F"], int]:
+    """Frames sampled from a folder of pictures in natural order, their numbers, and how many there are."""
+    path = Path(path)
+    if not path.is_dir():
+        raise MediaError(path, "missing", "no such folder of frames")
+    files = sorted(
+        (file for file in path.iterdir() if file.suffix.lower() in FRAME_SUFFIXES),
+        key=lambda file: natural_key(file.name),
+    )
+    if not files:
+        raise MediaError(path, "undecodable", f"no frames; expected files ending in {sorted(FRAME_SUFFIXES)}")
+    indices = frame_indices(len(files), smart_nframes(len(files), fps, budget))
+    frames, shape = [], None
+    for index in indices:
+        pixels = open_rgb(files[index])
+        shape = shape or pixels.shape
+        if pixels.shape != shape:
+            raise MediaError(
+                files[index], "undecodable", f"{pixels.shape} differs from the first frame's {shape}"
+            )
+        size = target_size(path, shape, lambda h, w: frame_size(h, w, len(indices), budget, unit))
+        frames.append(resize_frame(pixels, *size))
+    return np.stack(frames), indices, len(files)

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int, UInt8
 
 from vr1_jax.data.container import Listing, list_packets, open_container, video_stream
 from vr1_jax.data.frames import FrameBudget, MediaError, frame_indices, frame_size, smart_nframes
-from vr1_jax.data.images import require_file, resize_frame, target_size
+from vr1_jax.data.images import read_frame_folder, require_file, resize_frame, target_size
 
 CHUNK_BYTES = 1 << 27  # decord decodes whole requests into memory: ten thousand frames abort the process
 TIME_TOLERANCE = 1e-3
@@ -41,6 +41,12 @@ class Clip:
     def sample_fps(self) -> float:
         """Sampled frames per second of video, as upstream reports it to the processor."""
         return len(self.frames) / self.total_frames * self.fps
+
+
+def clip_of_folder(path: str | Path, budget: FrameBudget, fps: float, unit: int = 28) -> Clip:
+    """A folder of pictures, `fps` of them per second, as a clip."""
+    frames, indices, total = read_frame_folder(path, budget, fps, unit)
+    return Clip(frames, indices, indices / fps, total, total / fps, fps, "pillow", "a folder of frames")
 
 
 class ReaderFailed(Exception):
@@ -98,8 +104,7 @@ def read_decord(path: str | Path, listing: Listing, indices: Int[np.ndarray, " F
         seconds = video.get_frame_timestamp(np.arange(total))[:, 0]
         if np.abs(seconds - listing.pts * float(listing.time_base)).max() > TIME_TOLERANCE:
             raise ReaderFailed("decord's timestamps are not the file's")
-        height, width = video[int(indices[0])].shape[:2]
-        chunk = max(1, CHUNK_BYTES // (height * width * 3))
+        chunk = max(1, CHUNK_BYTES // (listing.frame_pixels * 3))
         for start in range(0, len(indices), chunk):
             yield from video.get_batch(indices[start : start + chunk].tolist()).asnumpy()
     except (decord.DECORDError, RuntimeError) as error:
