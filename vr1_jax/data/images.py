@@ -7,8 +7,12 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from vr1_jax.data.frames import (
+    FrameBudget,
     ImageBudget,
     MediaError,
+    frame_indices,
+    frame_size,
+    smart_nframes,
     smart_resize,
 )
 
