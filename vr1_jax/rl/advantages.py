@@ -1,0 +1,219 @@
+"""From scores to advantages: T-GRPO's temporal bonus, the length bonus, and normalisation within a group.
+
+Everything here runs on the host, on [B G] tables of a few hundred numbers: numpy, in float64. Inputs may be
+lists, numpy or jax arrays. GRPO is the case without shuffled rows.
+
+Dividing by the group's standard deviation nearly cancels a bonus that every correct answer shares. With rewards
+of 0 and 1 the bonus multiplies them by 1.3, and the factor divides out, but for the 1e-4; `temporal_signal`
+measures what is left. Two ways out, both in `GRPOConfig`: add the bonus after normalisation
+(`placement="advantage"`), or leave out the division (`normalize_std=False`).
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float
+from numpy.typing import ArrayLike
+
+Real = int | float
+
+STD_EPSILON = 1e-4
+# Means of equal rewards over groups of different sizes differ in their last bits; that is not "worse".
+_ROUNDING = 1e-9
+
+
+class AlgorithmError(ValueError):
+    """The algorithm's settings or tables do not make sense; the message names which and why."""
+
+
+@dataclass(frozen=True)
+class GRPOConfig:
+    """The algorithm's settings, rewards to loss. The classmethods are the presets."""
+
+    rules: Literal["fixed", "upstream"] = "fixed"  # of the accuracy reward
+    threshold: float = 0.5  # an answer is correct if its accuracy is above this
+    alpha: float = 0.3  # temporal bonus; 0 turns it off
+    mu: float = 1.0  # the ordered group must reach mu times the shuffled group
+    p: Literal["share", "mean"] = "share"  # groups are compared by share of correct answers or mean accuracy
+    placement: Literal["reward", "advantage"] = "reward"  # where the temporal bonus is added
+    normalize_std: bool = True
+    length_bonus: float = 0.2  # 0 turns it off
+    length_low: int = 320
+    length_high: int = 512
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    beta: float = 0.04  # weight of the k3 penalty; 0 needs no reference model
+    aggregation: Literal["sequence", "token", "constant"] = "sequence"  # see `loss.policy_loss`
+    ratio: Literal["token", "sequence"] = "token"  # see `loss.policy_loss`
+
+    def __post_init__(self):
+        for name in ("alpha", "mu", "length_bonus", "clip_low", "clip_high", "beta"):
+            if not 0 <= getattr(self, name) < np.inf:
+                raise AlgorithmError(f"{name} is {getattr(self, name)}; it must not be negative or infinite")
+        if not 0 <= self.threshold < 1:
+            raise AlgorithmError(f"threshold is {self.threshold}; it must be in [0, 1), as accuracies are")
+        if self.length_low > self.length_high:
+            raise AlgorithmError(f"length_low {self.length_low} is above length_high {self.length_high}")
+        for field in dataclasses.fields(self):
+            allowed, value = getattr(field.type, "__args__", None), getattr(self, field.name)
+            if allowed and value not in allowed:
+                raise AlgorithmError(f"{field.name} is {value!r}; use one of: {', '.join(allowed)}")
+
+    @classmethod
+    def paper(cls) -> "GRPOConfig":
+        """As the paper describes it."""
+        return cls()
+
+    @classmethod
+    def upstream(cls) -> "GRPOConfig":
+        """As Video-R1's published code does it."""
+        return cls(rules="upstream", threshold=0.1, mu=0.8, p="mean")
+
+    @classmethod
+    def fixed(cls) -> "GRPOConfig":
+        """The paper's, with the temporal bonus where normalisation cannot cancel it."""
+        return cls(placement="advantage")
+
+
+def list_differences(config: GRPOConfig, other: GRPOConfig) -> list[str]:
+    """One line for each setting that differs: "mu: 1.0 -> 0.8"."""
+    ours, theirs = dataclasses.asdict(config), dataclasses.asdict(other)
+    return [f"{name}: {ours[name]} -> {theirs[name]}" for name in ours if ours[name] != theirs[name]]
+
+
+def temporal_bonus(
+    ordered: ArrayLike,
+    shuffled: ArrayLike,
+    *,
+    alpha: Real = 0.3,
+    mu: Real = 1.0,
+    threshold: Real = 0.5,
+    p: str = "share",
+    is_video: ArrayLike,
+) -> Float[np.ndarray, "B G"]:
+    """`alpha` for each correct ordered answer of a video whose ordered group does `mu` times as well or better.
+
+    `ordered` [B G] and `shuffled` [B G'] are accuracies, `is_video` is [B]. Without shuffled rows (G' = 0) there
+    is nothing to compare with and no bonus. What stands in the shuffled rows of an image does not matter.
+    """
+    if p not in ("share", "mean"):
+        raise AlgorithmError(f"p is {p!r}; use one of: share, mean")
+    ordered, shuffled = _table("ordered", ordered), _table("shuffled", shuffled)
+    if shuffled.shape[0] != ordered.shape[0]:
+        raise AlgorithmError(f"{ordered.shape[0]} ordered groups but {shuffled.shape[0]} shuffled groups")
+    correct = ordered > threshold
+    if shuffled.shape[1] == 0:
+        return np.zeros_like(ordered)
+    if p == "share":
+        level, shuffled_level = correct.mean(1), (shuffled > threshold).mean(1)
+    else:
+        level, shuffled_level = ordered.mean(1), shuffled.mean(1)
+    earned = (level >= mu * shuffled_level - _ROUNDING) & np.asarray(is_video, dtype=bool)
+    return alpha * (correct & earned[:, None])
+
+
+def length_bonus(
+    correct: ArrayLike, lengths: ArrayLike, *, low: int = 320, high: int = 512, bonus: Real = 0.2
+) -> Float[np.ndarray, "B G"]:
+    """`bonus` for each correct answer of `low` to `high` tokens in a group with more than one correct answer."""
+    correct, lengths = _table("correct", correct) != 0, _table("lengths", lengths)
+    if correct.shape != lengths.shape:
+        raise AlgorithmError(f"correct is {correct.shape} but lengths is {lengths.shape}")
+    several = correct.sum(1, keepdims=True) > 1
+    return bonus * (correct & several & (low <= lengths) & (lengths <= high))
+
+
+def group_advantages(rewards: ArrayLike, *, normalize_std: bool = True) -> Float[np.ndarray, "B G"]:
+    """Rewards less their group's mean, over the unbiased standard deviation plus 1e-4.
+
+    Equal rewards give exactly 0, whatever their value. So does a group of one: nothing to compare it with.
+    """
+    rewards = _table("rewards", rewards)
+    centred = rewards - rewards[:, :1]  # makes a constant group exactly 0, not its mean's rounding
+    centred = centred - centred.mean(1, keepdims=True)
+    if not normalize_std or rewards.shape[1] == 1:
+        return centred
+    return centred / (centred.std(1, ddof=1, keepdims=True) + STD_EPSILON)
+
+
+@dataclass(frozen=True)
+class GroupSignal:
+    """What a batch of groups teaches."""
+
+    rewards: Float[np.ndarray, "B G"]  # all that enters normalisation
+    advantages: Float[np.ndarray, "B G"]
+    has_signal: Bool[np.ndarray, " B"]  # groups of all-zero advantages teach nothing: drop or refill them
+    metrics: dict[str, float]
+
+
+def combine(
+    config: GRPOConfig,
+    accuracy: ArrayLike,
+    other: ArrayLike,
+    lengths: ArrayLike,
+    *,
+    shuffled: ArrayLike | None = None,
+    is_video: ArrayLike = False,
+) -> GroupSignal:
+    """Rewards and advantages of a batch, as the config composes them.
+
+    `accuracy` judges correctness; `other` (format and user rewards) is added to it; `shuffled` [B G'] holds
+    the accuracies with shuffled frames, None for GRPO.
+    """
+    accuracy = _table("accuracy", accuracy)
+    shuffled = accuracy[:, :0] if shuffled is None else shuffled
+    is_video = np.broadcast_to(np.asarray(is_video, dtype=bool), accuracy.shape[:1])
+    correct = accuracy > config.threshold
+    base = accuracy + _table("other", other)
+    base = base + length_bonus(
+        correct, lengths, low=config.length_low, high=config.length_high, bonus=config.length_bonus
+    )
+    bonus = temporal_bonus(
+        accuracy,
+        shuffled,
+        alpha=config.alpha,
+        mu=config.mu,
+        threshold=config.threshold,
+        p=config.p,
+        is_video=is_video,
+    )
+    plain = group_advantages(base, normalize_std=config.normalize_std)
+    if config.placement == "reward":
+        rewards = base + bonus
+        advantages = group_advantages(rewards, normalize_std=config.normalize_std)
+    else:
+        rewards, advantages = base, plain + bonus
+    has_signal = np.any(advantages != 0, axis=1)
+    metrics = {
+        "reward": rewards.mean(),
+        "reward_std": rewards.std(1, ddof=1).mean() if rewards.shape[1] > 1 else 0.0,
+        "accuracy": accuracy.mean(),
+        "correct": correct.mean(),
+        "all_correct": correct.all(1).mean(),
+        "all_wrong": (~correct).all(1).mean(),
+        "no_signal": (~has_signal).mean(),
+        "temporal_bonus": bonus[is_video].mean() if is_video.any() else 0.0,
+        "temporal_signal": temporal_signal(advantages[is_video], plain[is_video]),
+    }
+    return GroupSignal(
+        rewards, advantages, has_signal, {name: float(value) for name, value in metrics.items()}
+    )
+
+
+def temporal_signal(advantages: ArrayLike, plain: ArrayLike) -> float:
+    """Relative change from the plain advantages to those with the bonus: 0 is no change, 2 at most.
+
+    The change's sum of magnitudes, over the larger of the two sides' own.
+    """
+    advantages, plain = np.asarray(advantages), np.asarray(plain)
+    size = max(np.abs(advantages).sum(), np.abs(plain).sum())
+    return float(np.abs(advantages - plain).sum() / size) if size > 0 else 0.0
+
+
+def _table(name: str, values: ArrayLike) -> np.ndarray:
+    table = np.asarray(values, dtype=np.float64)
+    if table.ndim != 2:
+        raise AlgorithmError(f"{name} must be a table of groups [B G], not of shape {table.shape}")
+    return table
