@@ -71,7 +71,7 @@ def _canvas(size: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
     return image, ImageDraw.Draw(image)
 
 
-def _square(size: int, colour: str, column: float, row: float, cells: int) -> Image.Image:
+def _square(size: int, colour: str, column: int, row: int, cells: int) -> Image.Image:
     """One square in a cell of a cells x cells grid."""
     image, draw = _canvas(size)
     side = size / cells
