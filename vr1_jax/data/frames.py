@@ -89,7 +89,7 @@ EVALUATION_BUDGET = FrameBudget(max_pixels=256 * UNIT_PIXELS)
 
 
 def smart_resize(
-    height: int, width: int, min_pixels: float, max_pixels: float, unit: int = 28
+    height: int, width: int, min_pixels: int | float, max_pixels: int | float, unit: int = 28
 ) -> tuple[int, int]:
     """(height, width) in multiples of `unit`, close to the aspect ratio, within the pixel range.
 

@@ -170,7 +170,7 @@ def _send(connection: socket.socket, header: dict, arrays: list[np.ndarray]) -> 
     connection.settimeout(None)
     connection.sendall(LENGTH.pack(len(text)) + text)
     for array in arrays:
-        connection.sendall(memoryview(np.ascontiguousarray(array)).cast("B"))
+        connection.sendall(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
 
 
 def _receive(connection: socket.socket, seconds: float | None) -> tuple[dict, list[np.ndarray]]:
@@ -182,7 +182,7 @@ def _receive(connection: socket.socket, seconds: float | None) -> tuple[dict, li
     arrays = []
     for dtype, shape in header.pop("arrays"):
         array = np.empty(shape, np.dtype(dtype))
-        _read(connection, memoryview(array).cast("B"), end)
+        _read(connection, array.reshape(-1).view(np.uint8), end)
         arrays.append(array)
     return header, arrays
 
