@@ -6,6 +6,7 @@ together are one flattened axis. `DNH -> NH D` says that a published matrix [hea
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,10 +43,38 @@ class Rule:
         split = tensor.reshape([sizes[letter] for letter in order])
         return split.transpose([order.index(letter) for letter in self.ours])
 
+    def published_runs(self, shape: tuple[int, ...], index: tuple[slice, ...]) -> list[list[slice]]:
+        """For every published axis, the contiguous runs that together hold our block `index`.
+
+        A block of heads is one run of a q_proj, but three of the vision tower's fused qkv.
+        """
+        axes = dict(zip(self.ours, zip(shape, index, strict=True), strict=True))
+        return [_runs([axes[letter] for letter in word]) for word in self.theirs]
+
     def to_published(self, array: np.ndarray) -> np.ndarray:
         order = "".join(self.theirs)
         turned = array.transpose([self.ours.index(letter) for letter in order])
         return np.ascontiguousarray(turned).reshape(self.published_shape(array.shape))
+
+    def keys(self, shape: tuple[int, ...]) -> list[str]:
+        """Published names of all layers, from the shape of ours with its layer axis."""
+        return [self.key.format(layer) for layer in range(shape[0])] if self.stacked else [self.key]
+
+    def layer_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return shape[1:] if self.stacked else shape
+
+
+def _runs(axes: Sequence[tuple[int, slice]]) -> list[slice]:
+    """The runs of a flattened axis, from the (size, part) of the axes in it, outermost first."""
+    runs = [slice(0, 1)]
+    for size, part in axes:
+        start, stop, _ = part.indices(size)
+        if (start, stop) == (0, size):
+            runs = [slice(run.start * size, run.stop * size) for run in runs]
+        else:
+            rows = [row for run in runs for row in range(run.start, run.stop)]
+            runs = [slice(row * size + start, row * size + stop) for row in rows]
+    return runs
 
 
 _LAYER = "model.layers.{}."
