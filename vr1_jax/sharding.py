@@ -17,14 +17,26 @@ Rules = Mapping[str, str | None]
 
 # Parameters during training: every matrix is split twice, so that weights, gradients and Adam moments of a
 # 7B model (16 bytes a parameter) fit into eight 80 GB devices.
-TRAIN_RULES: Rules = {"embed": "fsdp", "heads": "tensor", "kv_heads": "tensor", "mlp": "tensor", "vocab": "tensor"}
+TRAIN_RULES: Rules = {
+    "embed": "fsdp",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "mlp": "tensor",
+    "vocab": "tensor",
+}
 
 # Parameters during rollout: whole on each device, or split over `tensor` only. Decoding under fsdp would
 # gather all weights for every token.
 ROLLOUT_RULES: Rules = {**TRAIN_RULES, "embed": None}
 
 # Activations, always: the batch over both data axes, the inside of a layer over `tensor`.
-_ACTIVATION_AXES = {"batch": ("data", "fsdp"), "heads": "tensor", "kv_heads": "tensor", "mlp": "tensor", "vocab": "tensor"}
+_ACTIVATION_AXES = {
+    "batch": ("data", "fsdp"),
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "mlp": "tensor",
+    "vocab": "tensor",
+}
 
 # Axes that cannot fall back to a whole copy: half a head is a different model.
 _INDIVISIBLE = ("heads", "kv_heads")
@@ -73,10 +85,18 @@ def shardings(tree: Any, rules: Rules, mesh: Mesh) -> Any:
     """
     nodes = jax.tree.leaves_with_path(tree, is_leaf=_is_param)
     leaves = [
-        NamedSharding(mesh, _spec(jax.tree_util.keystr(path), node, rules, mesh) if _is_param(node) else PartitionSpec())
+        NamedSharding(
+            mesh, _spec(jax.tree_util.keystr(path), node, rules, mesh) if _is_param(node) else PartitionSpec()
+        )
         for path, node in nodes
     ]
     return jax.tree.unflatten(jax.tree.structure(tree), leaves)
+
+
+def abstract(tree: Any, rules: Rules, mesh: Mesh) -> Any:
+    """Shapes, dtypes and shardings only: to compile and to restore into."""
+    where = shardings(tree, rules, mesh)
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, where)
 
 
 def reshard(tree: Any, rules: Rules, mesh: Mesh) -> Any:

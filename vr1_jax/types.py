@@ -18,6 +18,7 @@ import dataclasses
 from typing import TypeVar, dataclass_transform
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 T = TypeVar("T")
@@ -72,6 +73,19 @@ class Prompt:
     def next_position(self) -> Int[Array, " B"]:
         """mRoPE position of the first completion token: one after the last prompt token, on every axis."""
         return self.positions[:, 0, -1] + 1
+
+
+def blank_prompt(batch: int, *, slices: int, patches: int, tokens: int, values: int = 1176) -> Prompt:
+    """A prompt of one bucket's shape with nothing in it: to compile, plan and time with."""
+    return Prompt(
+        tokens=jnp.zeros((batch, tokens), jnp.int32),
+        mask=jnp.ones((batch, tokens), bool),
+        positions=jnp.zeros((batch, 3, tokens), jnp.int32),
+        visual_slots=jnp.full((batch, tokens), -1, jnp.int32),
+        patches=jnp.zeros((batch, slices, patches, values), jnp.uint8),
+        patch_coords=jnp.zeros((batch, slices, patches, 2), jnp.int32),
+        patch_windows=jnp.zeros((batch, slices, patches), jnp.int32),
+    )
 
 
 @pytree

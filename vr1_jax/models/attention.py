@@ -93,7 +93,9 @@ def _attend_to_both(q, k, v, prompt_k, prompt_v, prompt_mask, past):
     peak = jax.lax.stop_gradient(jnp.maximum(to_prompt.max(-1), to_own.max(-1)))[..., None]
     to_prompt, to_own = jnp.exp(to_prompt - peak), jnp.exp(to_own - peak)
     total = to_prompt.sum(-1) + to_own.sum(-1)
-    out = jnp.einsum("BKnGCT,BTKH->BGCKnH", to_prompt.astype(v.dtype), prompt_v, preferred_element_type=jnp.float32)
+    out = jnp.einsum(
+        "BKnGCT,BTKH->BGCKnH", to_prompt.astype(v.dtype), prompt_v, preferred_element_type=jnp.float32
+    )
     out += jnp.einsum("BKnGCS,BGSKH->BGCKnH", to_own.astype(v.dtype), v, preferred_element_type=jnp.float32)
     out /= jnp.einsum("BKnGC->BGCKn", total)[..., None]
     return out.astype(v.dtype).reshape(q.shape)

@@ -90,7 +90,9 @@ def flatten_hf_config(hf: dict[str, Any]) -> dict[str, Any]:
 
 def parse_hf_config(hf: dict[str, Any]) -> ModelConfig:
     if hf.get("model_type") != "qwen2_5_vl":
-        raise UnsupportedModel(f"model_type is {hf.get('model_type')!r}; this program runs 'qwen2_5_vl' (Qwen2.5-VL)")
+        raise UnsupportedModel(
+            f"model_type is {hf.get('model_type')!r}; this program runs 'qwen2_5_vl' (Qwen2.5-VL)"
+        )
     flat = flatten_hf_config(hf)
     try:
         config = ModelConfig(
@@ -116,7 +118,7 @@ def _text_config(flat: dict[str, Any]) -> TextConfig:
     if kind not in ("mrope", "default"):
         raise UnsupportedModel(f"rope_scaling type {kind!r} is not supported; published checkpoints use 'mrope'")
     heads, width = flat["num_attention_heads"], flat["hidden_size"]
-    if flat.get("head_dim", width // heads) * heads != width:
+    if "head_dim" in flat and flat["head_dim"] * heads != width:
         raise UnsupportedModel(f"head_dim {flat['head_dim']} x {heads} heads is not hidden_size {width}")
     return TextConfig(
         layers=flat["num_hidden_layers"],
@@ -149,7 +151,7 @@ def _vision_config(vision: dict[str, Any]) -> VisionConfig:
         merge=vision.get("spatial_merge_size", 2),
         temporal=vision.get("temporal_patch_size", 2),
         window=vision.get("window_size", 112),
-        tokens_per_second=vision.get("tokens_per_second", 4),
+        tokens_per_second=float(vision.get("tokens_per_second", 4)),
         rope_theta=float(rope.get("rope_theta", 10_000.0)),
     )
 
@@ -167,10 +169,16 @@ def _check(config: ModelConfig) -> None:
             f"hidden_size {text.width}, {text.heads} heads and {text.kv_heads} kv heads do not divide evenly"
         )
     if sum(text.mrope_section) * 2 != text.head_dim:
-        raise UnsupportedModel(f"mrope_section {text.mrope_section} must sum to half of the head width {text.head_dim}")
+        raise UnsupportedModel(
+            f"mrope_section {text.mrope_section} must sum to half of the head width {text.head_dim}"
+        )
     if vision.width % vision.heads or vision.head_dim % 4:
-        raise UnsupportedModel(f"vision hidden_size {vision.width} over {vision.heads} heads must be a multiple of 4")
+        raise UnsupportedModel(
+            f"vision hidden_size {vision.width} over {vision.heads} heads must be a multiple of 4"
+        )
     if vision.out_width != text.width:
         raise UnsupportedModel(f"vision out_hidden_size {vision.out_width} differs from hidden_size {text.width}")
     if vision.window % (vision.merge * vision.patch):
-        raise UnsupportedModel(f"window_size {vision.window} is not a multiple of {vision.merge * vision.patch} pixels")
+        raise UnsupportedModel(
+            f"window_size {vision.window} is not a multiple of {vision.merge * vision.patch} pixels"
+        )

@@ -5,9 +5,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-Init = Callable[[jax.Array, tuple[int, ...], jnp.dtype], jax.Array]
+Init = Callable[[jax.Array, tuple[int, ...], DTypeLike], jax.Array]
 
 matrix: Init = nnx.initializers.normal(stddev=0.02)
 ones: Init = nnx.initializers.ones
@@ -17,7 +18,7 @@ zeros: Init = nnx.initializers.zeros
 class Declare:
     """Declares parameters of one dtype, each with its own random key; with `layers`, stacked L times."""
 
-    def __init__(self, key: jax.Array, dtype: jnp.dtype, layers: int | None = None):
+    def __init__(self, key: jax.Array, dtype: DTypeLike, layers: int | None = None):
         self._key, self._dtype, self._count = key, dtype, 0
         self._leading = () if layers is None else ((None, layers),)
 

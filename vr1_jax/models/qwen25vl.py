@@ -13,24 +13,25 @@ import functools
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from vr1_jax.models import attention, layers, rope, text, vision
 from vr1_jax.models.config import ModelConfig
-from vr1_jax.types import Completion, KVCache, Prompt
+from vr1_jax.types import KVCache, Prompt
 
 
 class Qwen25VL(nnx.Module):
     """Parameters of both towers, and the config they were built from (static: part of the tree's structure)."""
 
-    def __init__(self, config: ModelConfig, key: jax.Array, dtype: jnp.dtype = jnp.float32):
+    def __init__(self, config: ModelConfig, key: jax.Array, dtype: DTypeLike = jnp.float32):
         vision_key, text_key = jax.random.split(key)
         self.config = config
         self.vision = vision.Vision(config.vision, vision_key, dtype)
         self.text = text.Text(config.text, text_key, dtype)
 
 
-def abstract_model(config: ModelConfig, dtype: jnp.dtype = jnp.float32) -> Qwen25VL:
+def abstract_model(config: ModelConfig, dtype: DTypeLike = jnp.float32) -> Qwen25VL:
     """Shapes, dtypes and axes of every parameter, without allocating any."""
     return jax.eval_shape(functools.partial(Qwen25VL, config, dtype=dtype), jax.random.key(0))
 
@@ -88,13 +89,18 @@ def prefill(model: Qwen25VL, prompt: Prompt) -> tuple[Float[Array, "B D"], KVCac
     return hidden[:, -1], cache
 
 
-def empty_cache(config: ModelConfig, batch: int, groups: int, slots: int, dtype: jnp.dtype) -> KVCache:
+def empty_cache(config: ModelConfig, batch: int, groups: int, slots: int, dtype: DTypeLike) -> KVCache:
     shape = (config.text.layers, batch, groups, slots, config.text.kv_heads, config.text.head_dim)
     return KVCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
 
 
 def decode(
-    model: Qwen25VL, prompt: Prompt, prompt_cache: KVCache, cache: KVCache, tokens: Int[Array, "B G"], step: Int[Array, ""]
+    model: Qwen25VL,
+    prompt: Prompt,
+    prompt_cache: KVCache,
+    cache: KVCache,
+    tokens: Int[Array, "B G"],
+    step: Int[Array, ""],
 ) -> tuple[Float[Array, "B G D"], KVCache]:
     """Feed token number `step` of every completion; the hidden state predicts the next one.
 

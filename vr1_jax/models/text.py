@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from vr1_jax.models import layers, rope
@@ -17,7 +18,7 @@ Attend = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
 
 
 class TextLayers(nnx.Module):
-    def __init__(self, config: TextConfig, key: jax.Array, dtype: jnp.dtype):
+    def __init__(self, config: TextConfig, key: jax.Array, dtype: DTypeLike):
         declare = layers.Declare(key, dtype, config.layers)
         embed, mlp, head_dim = ("embed", config.width), ("mlp", config.mlp), (None, config.head_dim)
         heads, kv_heads = ("heads", config.heads), ("kv_heads", config.kv_heads)
@@ -36,7 +37,7 @@ class TextLayers(nnx.Module):
 
 
 class Text(nnx.Module):
-    def __init__(self, config: TextConfig, key: jax.Array, dtype: jnp.dtype):
+    def __init__(self, config: TextConfig, key: jax.Array, dtype: DTypeLike):
         own, stack = jax.random.split(key)
         declare = layers.Declare(own, dtype)
         vocab, embed = ("vocab", config.vocab), ("embed", config.width)

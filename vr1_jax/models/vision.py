@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, UInt8
 
 from vr1_jax.models import attention, layers, rope
@@ -23,7 +24,7 @@ _PIXEL_STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32) * 255
 
 
 class VisionLayers(nnx.Module):
-    def __init__(self, config: VisionConfig, key: jax.Array, dtype: jnp.dtype):
+    def __init__(self, config: VisionConfig, key: jax.Array, dtype: DTypeLike):
         declare = layers.Declare(key, dtype, config.layers)
         embed, mlp = ("embed", config.width), ("mlp", config.mlp)
         heads, head_dim = ("heads", config.heads), (None, config.head_dim)
@@ -42,7 +43,7 @@ class VisionLayers(nnx.Module):
 
 
 class Vision(nnx.Module):
-    def __init__(self, config: VisionConfig, key: jax.Array, dtype: jnp.dtype):
+    def __init__(self, config: VisionConfig, key: jax.Array, dtype: DTypeLike):
         own, stack = jax.random.split(key)
         declare = layers.Declare(own, dtype)
         merged = config.width * config.merge**2
@@ -84,7 +85,9 @@ def normalize_patches(patches: UInt8[Array, "*rows R"], config: VisionConfig) ->
     return (patches.astype(jnp.float32) - mean) / std
 
 
-def embed_patches(vision: Vision, patches: UInt8[Array, "B M P R"], config: VisionConfig) -> Float[Array, "B M P W"]:
+def embed_patches(
+    vision: Vision, patches: UInt8[Array, "B M P R"], config: VisionConfig
+) -> Float[Array, "B M P W"]:
     weight = vision.patch_embed[...].reshape(config.patch_values, config.width)
     x = normalize_patches(patches, config).astype(weight.dtype)
     return shard(x @ weight, "batch", None, None, None)
@@ -95,7 +98,9 @@ def block(layer: VisionLayers, x, angles, mask):
     qkv = jnp.einsum("BMPD,DcNH->cBMPNH", h, layer.qkv[...]) + layer.qkv_bias[...][:, None, None, None]
     q, k, v = shard(qkv, None, "batch", None, None, "heads", None)
     h = attention.windowed(rope.rotate(q, angles), rope.rotate(k, angles), v, mask)
-    x = x + shard(jnp.einsum("BMPNH,NHD->BMPD", h, layer.out[...]) + layer.out_bias[...], "batch", None, None, None)
+    x = x + shard(
+        jnp.einsum("BMPNH,NHD->BMPD", h, layer.out[...]) + layer.out_bias[...], "batch", None, None, None
+    )
     h = layers.rms_norm(x, layer.mlp_norm[...], _EPS)
     h = jax.nn.silu(h @ layer.gate[...] + layer.gate_bias[...]) * (h @ layer.up[...] + layer.up_bias[...])
     h = shard(h, "batch", None, None, "mlp")

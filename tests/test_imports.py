@@ -1,0 +1,56 @@
+"""Imports flow one way, and the numpy-only packages stay so."""
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "vr1_jax"
+
+# Which of our packages each may import, besides itself.
+ALLOWED = {
+    "types": set(),
+    "sharding": set(),
+    "data": set(),
+    "rewards": set(),
+    "models": {"types", "sharding"},
+    "weights": {"types", "sharding", "models"},
+    "sampling": {"types", "sharding", "models"},
+    "rl": {"types", "sharding", "models", "sampling", "rewards"},
+}
+BELOW_ALL = {*ALLOWED, "config"}
+ALLOWED |= {"config": set(ALLOWED) | {"training", "evaluation"}, "training": BELOW_ALL, "evaluation": BELOW_ALL}
+NEVER = {"torch", "torchvision", "scripts", "convert", "configs", "pickle"}
+HEAVY = {"jax", "jaxlib", "flax", "optax", "orbax"}
+
+
+def imports(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def test_imports_flow_one_way():
+    wrong = []
+    for path in PACKAGE.rglob("*.py"):
+        part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        if part == "__init__":
+            continue  # the front door: it may reach anywhere
+        for name in imports(path):
+            top, _, rest = name.partition(".")
+            ours = rest.partition(".")[0]
+            if top == "vr1_jax" and ours != part and ours not in ALLOWED[part]:
+                wrong.append(f"{path.relative_to(ROOT)} imports {name}")
+            if top in NEVER or (part in ("data", "rewards") and top in HEAVY):
+                wrong.append(f"{path.relative_to(ROOT)} imports {name}")
+    assert wrong == []
+
+
+def test_the_check_sees_what_it_should(tmp_path):
+    source = tmp_path / "module.py"
+    source.write_text("def f():\n    import torch\n    from vr1_jax.rl import loss\n")
+    assert imports(source) == {"torch", "vr1_jax.rl.loss"}
