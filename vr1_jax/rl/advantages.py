@@ -3,21 +3,23 @@
 Everything here runs on the host, on [B G] tables of a few hundred numbers: numpy, in float64. Inputs may be
 lists, numpy or jax arrays. GRPO is the case without shuffled rows.
 
-Dividing by the group's standard deviation nearly cancels a bonus that every correct answer shares. With rewards
-of 0 and 1 the bonus multiplies them by 1.3, and the factor divides out, but for the 1e-4; `temporal_signal`
-measures what is left. Two ways out, both in `GRPOConfig`: add the bonus after normalisation
+Dividing by the group's standard deviation nearly cancels a bonus that every correct answer shares. With
+rewards of 0 and 1 the bonus multiplies them by 1.3, and the factor divides out, but for the 1e-4;
+`temporal_signal` measures what is left. Two ways out, both in `GRPOConfig`: add the bonus after normalisation
 (`placement="advantage"`), or leave out the division (`normalize_std=False`).
 """
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import jax
 import numpy as np
 from jaxtyping import Bool, Float
-from numpy.typing import ArrayLike
 
 Real = int | float
+Values = jax.Array | np.ndarray | Sequence
 
 STD_EPSILON = 1e-4
 # Means of equal rewards over groups of different sizes differ in their last bits; that is not "worse".
@@ -84,48 +86,49 @@ def list_differences(config: GRPOConfig, other: GRPOConfig) -> list[str]:
 
 
 def temporal_bonus(
-    ordered: ArrayLike,
-    shuffled: ArrayLike,
+    ordered: Values,
+    shuffled: Values,
     *,
     alpha: Real = 0.3,
     mu: Real = 1.0,
     threshold: Real = 0.5,
     p: str = "share",
-    is_video: ArrayLike,
+    is_video: Values | bool,
 ) -> Float[np.ndarray, "B G"]:
-    """`alpha` for each correct ordered answer of a video whose ordered group does `mu` times as well or better.
+    """`alpha` for each correct ordered answer to a video, if its group does at least `mu` times as well.
 
-    `ordered` [B G] and `shuffled` [B G'] are accuracies, `is_video` is [B]. Without shuffled rows (G' = 0) there
-    is nothing to compare with and no bonus. What stands in the shuffled rows of an image does not matter.
+    `ordered` [B G] and `shuffled` [B G'] are accuracies, `is_video` is [B]. Without shuffled rows (G' = 0)
+    there is nothing to compare with and no bonus. What stands in an image's shuffled rows does not matter.
     """
     if p not in ("share", "mean"):
         raise AlgorithmError(f"p is {p!r}; use one of: share, mean")
+    correct, shuffled_correct = _is_correct(ordered, threshold), _is_correct(shuffled, threshold)
     ordered, shuffled = _table("ordered", ordered), _table("shuffled", shuffled)
     if shuffled.shape[0] != ordered.shape[0]:
         raise AlgorithmError(f"{ordered.shape[0]} ordered groups but {shuffled.shape[0]} shuffled groups")
-    correct = ordered > threshold
     if shuffled.shape[1] == 0:
         return np.zeros_like(ordered)
     if p == "share":
-        level, shuffled_level = correct.mean(1), (shuffled > threshold).mean(1)
+        level, shuffled_level = correct.mean(1), shuffled_correct.mean(1)
     else:
         level, shuffled_level = ordered.mean(1), shuffled.mean(1)
     earned = (level >= mu * shuffled_level - _ROUNDING) & np.asarray(is_video, dtype=bool)
-    return alpha * (correct & earned[:, None])
+    return np.where(correct & earned[:, None], float(alpha), 0.0)
 
 
 def length_bonus(
-    correct: ArrayLike, lengths: ArrayLike, *, low: int = 320, high: int = 512, bonus: Real = 0.2
+    correct: Values, lengths: Values, *, low: int = 320, high: int = 512, bonus: Real = 0.2
 ) -> Float[np.ndarray, "B G"]:
-    """`bonus` for each correct answer of `low` to `high` tokens in a group with more than one correct answer."""
+    """`bonus` for each correct answer of `low` to `high` tokens, if the group has more than one correct."""
     correct, lengths = _table("correct", correct) != 0, _table("lengths", lengths)
     if correct.shape != lengths.shape:
         raise AlgorithmError(f"correct is {correct.shape} but lengths is {lengths.shape}")
     several = correct.sum(1, keepdims=True) > 1
-    return bonus * (correct & several & (low <= lengths) & (lengths <= high))
+    within = (low <= lengths) & (lengths <= high)
+    return np.where(correct & several & within, float(bonus), 0.0)
 
 
-def group_advantages(rewards: ArrayLike, *, normalize_std: bool = True) -> Float[np.ndarray, "B G"]:
+def group_advantages(rewards: Values, *, normalize_std: bool = True) -> Float[np.ndarray, "B G"]:
     """Rewards less their group's mean, over the unbiased standard deviation plus 1e-4.
 
     Equal rewards give exactly 0, whatever their value. So does a group of one: nothing to compare it with.
@@ -150,22 +153,22 @@ class GroupSignal:
 
 def combine(
     config: GRPOConfig,
-    accuracy: ArrayLike,
-    other: ArrayLike,
-    lengths: ArrayLike,
+    accuracy: Values,
+    other: Values,
+    lengths: Values,
     *,
-    shuffled: ArrayLike | None = None,
-    is_video: ArrayLike = False,
+    shuffled: Values | None = None,
+    is_video: Values | bool = False,
 ) -> GroupSignal:
     """Rewards and advantages of a batch, as the config composes them.
 
     `accuracy` judges correctness; `other` (format and user rewards) is added to it; `shuffled` [B G'] holds
     the accuracies with shuffled frames, None for GRPO.
     """
+    correct = _is_correct(accuracy, config.threshold)
     accuracy = _table("accuracy", accuracy)
     shuffled = accuracy[:, :0] if shuffled is None else shuffled
     is_video = np.broadcast_to(np.asarray(is_video, dtype=bool), accuracy.shape[:1])
-    correct = accuracy > config.threshold
     base = accuracy + _table("other", other)
     base = base + length_bonus(
         correct, lengths, low=config.length_low, high=config.length_high, bonus=config.length_bonus
@@ -197,12 +200,10 @@ def combine(
         "temporal_bonus": bonus[is_video].mean() if is_video.any() else 0.0,
         "temporal_signal": temporal_signal(advantages[is_video], plain[is_video]),
     }
-    return GroupSignal(
-        rewards, advantages, has_signal, {name: float(value) for name, value in metrics.items()}
-    )
+    return GroupSignal(rewards, advantages, has_signal, {name: float(value) for name, value in metrics.items()})
 
 
-def temporal_signal(advantages: ArrayLike, plain: ArrayLike) -> float:
+def temporal_signal(advantages: Values, plain: Values) -> float:
     """Relative change from the plain advantages to those with the bonus: 0 is no change, 2 at most.
 
     The change's sum of magnitudes, over the larger of the two sides' own.
@@ -212,7 +213,12 @@ def temporal_signal(advantages: ArrayLike, plain: ArrayLike) -> float:
     return float(np.abs(advantages - plain).sum() / size) if size > 0 else 0.0
 
 
-def _table(name: str, values: ArrayLike) -> np.ndarray:
+def _is_correct(accuracy: Values, threshold: Real) -> np.ndarray:
+    """Strictly above the threshold in the input's own precision: 0.1 in float32 is not above 0.1."""
+    return np.asarray(accuracy) > float(threshold)
+
+
+def _table(name: str, values: Values) -> np.ndarray:
     table = np.asarray(values, dtype=np.float64)
     if table.ndim != 2:
         raise AlgorithmError(f"{name} must be a table of groups [B G], not of shape {table.shape}")

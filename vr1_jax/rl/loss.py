@@ -21,8 +21,8 @@ Aggregation = Literal["sequence", "token", "constant"]
 Ratio = Literal["token", "sequence"]
 
 _LARGEST_KL = 10.0
-# Far beyond this log-ratio exp overflows, and an overflow that the clip discards is still 0 * inf = nan in the
-# gradient.
+# Far beyond this log-ratio exp overflows; an overflow that the clip discards still makes a gradient of
+# 0 * inf = nan.
 _LARGEST_LOG_RATIO = 20.0
 
 
@@ -51,8 +51,8 @@ def policy_loss(
         token      mean over all tokens
         constant   sum over tokens, over B * G * C
 
-    For microbatches pass the whole batch's `denominator` (see `loss_denominator`): their losses then add up to
-    the whole batch's. Metrics are means over this call's tokens: weigh them by `tokens`, but for the extremes.
+    For microbatches pass the whole batch's `denominator` (see `loss_denominator`): their losses then add up
+    to the whole batch's. Metrics are means over this call's tokens, or extremes: weigh means by `tokens`.
     """
     mask = jnp.asarray(mask, bool)
     logps = _masked(logps, mask)
