@@ -1,0 +1,78 @@
+"""The command shows a record as training will see it."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from vr1_jax.data.synthetic import World, write_world
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "inspect_record.py"
+
+
+@pytest.fixture(scope="module")
+def command():
+    spec = importlib.util.spec_from_file_location("inspect_record", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    out = tmp_path_factory.mktemp("world") / "world"
+    write_world(out, World(videos=2, images=1, heldout=3))
+    return out
+
+
+def arguments(world, index, *more):
+    media = ["--media-root", str(world / "media"), "--frame-pixels", str(56 * 56)]
+    return [
+        "--records",
+        str(world / "train.json"),
+        "--index",
+        str(index),
+        "--model",
+        str(world / "tiny"),
+        *media,
+        *more,
+    ]
+
+
+def index_of(world, data_type):
+    records = json.loads((world / "train.json").read_text())
+    return next(n for n, record in enumerate(records) if record["data_type"] == data_type)
+
+
+@pytest.mark.parametrize(("data_type", "visual"), [("video", 4 * 4), ("image", 4)])
+def test_a_record_of_the_world(command, world, capsys, data_type, visual):
+    index = index_of(world, data_type)
+    assert command(arguments(world, index, "--json")) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["visual_tokens"] == visual
+    assert report["text"].count(f"<|{data_type}_pad|>") == visual
+    assert len(report["tokens"]) == len(report["supervised"]) == report["prompt_tokens"] + report["target_tokens"]
+    assert report["supervised"] == [False] * report["prompt_tokens"] + [True] * report["target_tokens"]
+
+    assert command(arguments(world, index, "--preset", "upstream", "--loss-on", "upstream")) == 0
+    printed = capsys.readouterr().out
+    assert f"'<|{data_type}_pad|>'  x {visual}\n" in printed
+    assert "You are a helpful assistant<|im_end|>" in printed
+
+
+def test_mistakes_are_one_line(command, world, tmp_path, capsys):
+    index = index_of(world, "video")
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / f"{index:06d}.mp4").write_bytes(b"no video")
+    for changes, code, reason in (
+        (["--index", "3"], 1, "train.json: has 3 records"),
+        (["--media-root", str(tmp_path / "nowhere")], 1, f"record {index}: field 'path'"),
+        (["--media-root", str(tmp_path)], 1, f"{index:06d}.mp4"),
+        (["--model", str(tmp_path)], 1, "no tokenizer.json"),
+        (["--frames", "1"], 2, "--frames"),
+    ):
+        assert command(arguments(world, index, *changes)) == code
+        error = capsys.readouterr().err
+        assert reason in error
+        assert error.count("\n") == 1
