@@ -3,6 +3,7 @@
 The packet listing decides between decord and PyAV; the reference is decoding from the start.
 """
 
+import dataclasses
 from fractions import Fraction
 
 import numpy as np
@@ -148,6 +149,13 @@ def test_odd_sizes_and_budgets(tmp_path):
     clip = read_clip(path, budget)
     assert clip.frames.shape == (4, *frame_size(74, 130, 4, budget), 3)
     assert clip.sample_fps == pytest.approx(4 / FRAMES * 25)
+
+
+def test_a_file_without_keyframes_is_read_in_order(clips):
+    """Damaged files list none: seeking has nowhere to go."""
+    listing = dataclasses.replace(list_packets(clips["closed.mp4"]), keyframes=np.array([], np.int64))
+    assert not listing.seekable
+    assert number_of(next(read_in_order(clips["closed.mp4"], listing, np.array([50])))) == 50
 
 
 def test_large_requests_are_read_in_chunks(clips, monkeypatch):

@@ -61,7 +61,7 @@ class Listing:
     @property
     def seekable(self) -> bool:
         """Whether the container finds a keyframe by the pts that the listing shows."""
-        return self.timed and not self.hidden and self.container in (MP4, MATROSKA)
+        return self.timed and not self.hidden and len(self.keyframes) > 0 and self.container in (MP4, MATROSKA)
 
     @property
     def seconds(self) -> Float[np.ndarray, " total"]:
@@ -163,11 +163,11 @@ def list_packets(path: str | Path) -> Listing:
             last_duration=last.duration or 0 if last is not None else 0,
             timed=timed,
             hidden=hidden,
-            doubt=_doubt(name, codec, timed, hidden, leading, recovery_points, length_bytes),
+            doubt=_doubt(name, codec, timed, hidden, len(keyframes), leading, recovery_points, length_bytes),
         )
 
 
-def _doubt(container, codec, timed, hidden, leading, recovery_points, length_bytes) -> str | None:
+def _doubt(container, codec, timed, hidden, keyframes, leading, recovery_points, length_bytes) -> str | None:
     """Why decord would return other frames than asked for, hang or fail; None where it is sound."""
     if container not in (MP4, MATROSKA):
         return f"decord seeks wrongly in '{container}'"
@@ -177,6 +177,8 @@ def _doubt(container, codec, timed, hidden, leading, recovery_points, length_byt
         return f"an edit list hides {hidden} frames"
     if not timed:
         return "frames without a time of their own"
+    if not keyframes:
+        return "no keyframe"
     if leading:
         return "open GOPs: frames shown before their keyframe"
     if codec == "h264" and (recovery_points or not length_bytes):
@@ -187,12 +189,7 @@ def _doubt(container, codec, timed, hidden, leading, recovery_points, length_byt
 def _nal_length_bytes(codec_context) -> int:
     """Size of the length before each H.264 NAL unit, 0 where the stream is not stored that way."""
     extradata = codec_context.extradata
-    if (
-        codec_context.codec.canonical_name != "h264"
-        or not extradata
-        or extradata[0] != 1
-        or len(extradata) < 5
-    ):
+    if codec_context.codec.canonical_name != "h264" or not extradata or extradata[0] != 1 or len(extradata) < 5:
         return 0
     return (extradata[4] & 3) + 1
 
