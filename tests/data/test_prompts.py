@@ -93,13 +93,11 @@ def test_other_types_list_no_options(problem_type, ending):
 
 
 def test_presets_differ_where_upstreams_programs_do():
-    assert (
-        prompt_style("fixed", "sft") == prompt_style("fixed", "evaluation") == prompt_style("upstream", "rl")
-    )
+    assert prompt_style("fixed", "sft") == prompt_style("fixed", "evaluation") == prompt_style("upstream", "rl")
     evaluation = question_text(sample(), prompt_style("upstream", "evaluation"))
-    assert evaluation == MULTIPLE_CHOICE.replace(
-        "<think> </think> tags,", "<think> and </think> tags,"
-    ).replace("answer between the <answer> </answer> tags", "answer between the <answer> and </answer> tags")
+    assert evaluation == MULTIPLE_CHOICE.replace("<think> </think> tags,", "<think> and </think> tags,").replace(
+        "answer between the <answer> </answer> tags", "answer between the <answer> and </answer> tags"
+    )
     system = prompt_messages(sample(), prompt_style("upstream", "sft"))[0]
     assert system == {"role": "system", "content": [{"type": "text", "text": "You are a helpful assistant"}]}
 
@@ -236,10 +234,7 @@ def test_a_record_without_reasoning_has_no_target(small):
 
 def test_answers_decode_without_special_tokens(small):
     tokens = encode_target(sample(), small)
-    assert (
-        small.decode([*tokens, small.pad_token, 100_000])
-        == "<think>It moves left.</think>\n<answer>A</answer>"
-    )
+    assert small.decode([*tokens, small.pad_token, 100_000]) == "<think>It moves left.</think>\n<answer>A</answer>"
 
 
 def test_directories_that_are_no_tokenizer(tmp_path, small):
@@ -248,9 +243,10 @@ def test_directories_that_are_no_tokenizer(tmp_path, small):
     write_tokenizer(tmp_path)
     (tmp_path / "generation_config.json").unlink()
     assert load_tokenizer(tmp_path).stop_tokens == (small.end_of_turn,)
-    (tmp_path / "generation_config.json").write_text("{")
-    with pytest.raises(TokenizerError, match=r"generation_config\.json"):
-        load_tokenizer(tmp_path)
+    for name in ("generation_config.json", "tokenizer_config.json", "tokenizer.json"):
+        (tmp_path / name).write_text("{")
+        with pytest.raises(TokenizerError, match=re.escape(str(tmp_path / name))):
+            load_tokenizer(tmp_path)
 
 
 def test_a_template_in_a_file_of_its_own(tmp_path, small):

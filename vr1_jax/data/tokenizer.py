@@ -61,9 +61,7 @@ class ChatTokenizer:
             repeats = 1
             if token in (self.image_token, self.video_token):
                 if not counts:
-                    raise TokenizerError(
-                        "the conversation has more images and videos than visual token counts"
-                    )
+                    raise TokenizerError("the conversation has more images and videos than visual token counts")
                 repeats = counts.pop(0)
             tokens += [token] * repeats
         if counts:
@@ -91,9 +89,9 @@ def load_tokenizer(directory: str | Path) -> ChatTokenizer:
     """From a model directory in Hugging Face format; nothing is downloaded and no code of it is run."""
     directory = Path(directory)
     if not (directory / "tokenizer.json").is_file():
-        raise TokenizerError(
-            f"{directory}: no tokenizer.json; --model and --tokenizer take a model directory"
-        )
+        raise TokenizerError(f"{directory}: no tokenizer.json; --model and --tokenizer take a model directory")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        _read_json(directory / name)  # transformers' own complaint does not name the file
     from transformers import AutoTokenizer
 
     hf = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
