@@ -158,9 +158,7 @@ def test_which_tag_counts(completion, solution, upstream, fixed):
 
 @pytest.mark.parametrize("rules", RULES)
 def test_an_unknown_problem_type_is_refused_by_name(rules):
-    with pytest.raises(
-        ValueError, match=r"'grounding'.*multiple choice, numerical, OCR, free-form, regression"
-    ):
+    with pytest.raises(ValueError, match=r"'grounding'.*multiple choice, numerical, OCR, free-form, regression"):
         accuracy_reward("<answer>B</answer>", "<answer>B</answer>", "grounding", rules=rules)
 
 
@@ -180,9 +178,7 @@ ANSWERS = st.one_of(
 
 
 @settings(deadline=None, max_examples=100)
-@given(
-    answer=ANSWERS, truth=ANSWERS, problem_type=st.sampled_from(PROBLEM_TYPES), rules=st.sampled_from(RULES)
-)
+@given(answer=ANSWERS, truth=ANSWERS, problem_type=st.sampled_from(PROBLEM_TYPES), rules=st.sampled_from(RULES))
 def test_every_reward_is_finite_and_within_one(answer, truth, problem_type, rules):
     score = reward(answer, truth, problem_type, rules)
     assert isinstance(score, float)
