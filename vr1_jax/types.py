@@ -15,7 +15,7 @@ Data flow:  Prompt --generate--> Completion --score--> Experience --grpo_step-->
 """
 
 import dataclasses
-from typing import TypeVar, dataclass_transform
+from typing import Any, TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
@@ -90,10 +90,12 @@ def blank_prompt(batch: int, *, slices: int, patches: int, tokens: int, values: 
 
 @pytree
 class Completion:
-    """Answers, right-padded: G to each prompt. `mask` covers the closing end-of-turn token."""
+    """Answers, right-padded: G to each prompt. `mask` covers the closing stop token, if one came in time."""
 
     tokens: Int[Array, "B G C"]
     mask: Bool[Array, "B G C"]
+    logps: Float[Array, "B G C"]  # as sampled, under the full softmax at temperature 1
+    stopped: Bool[Array, "B G"]  # by a stop token, not by the length limit
 
 
 @pytree
@@ -102,3 +104,35 @@ class KVCache:
 
     keys: Float[Array, "L *rows S K H"]
     values: Float[Array, "L *rows S K H"]
+
+
+@pytree
+class PromptCache:
+    """All that completions need of a prompt once it has been read."""
+
+    keys: Float[Array, "L B T K H"]
+    values: Float[Array, "L B T K H"]
+    mask: Bool[Array, "B T"]
+    next_position: Int[Array, " B"]
+
+
+@pytree
+class Experience:
+    """A batch of answers with all that its policy update needs."""
+
+    prompt: Prompt
+    completion: Completion
+    advantages: Float[Array, "B G"]
+    ref_logps: Float[Array, "B G C"] | None  # of the frozen reference; None without the KL penalty
+    old_logps: Float[Array, "B G C"] | None  # before the first update; None while the policy is that policy
+
+
+@pytree
+class TrainState:
+    """What a training step replaces, and what a checkpoint holds."""
+
+    model: Any  # Qwen25VL, fp32 masters: at a learning rate of 1e-6 a bf16 weight would not move
+    opt_state: Any
+    step: Int[Array, ""]
+    skipped: Int[Array, ""]  # steps left out because their loss or gradient was not finite
+    skipped_in_a_row: Int[Array, ""]

@@ -78,17 +78,16 @@ def test_prefill_and_decode_equal_full_forward(untied, completions):
     expected = completion_logits(model, prompt, jnp.asarray(completions))
     last, prompt_cache = jax.jit(qwen25vl.prefill)(model, prompt)
     cache = qwen25vl.empty_cache(model.config, len(completions), G, C, jnp.float32)
-    decode = jax.jit(qwen25vl.decode)
+    decode = jax.jit(qwen25vl.decode, static_argnums=2)
     hidden = [jnp.broadcast_to(last[:, None], (len(completions), G, last.shape[-1]))]
     for step in range(C - 1):
-        h, cache = decode(
-            model, prompt, prompt_cache, cache, jnp.asarray(completions[:, :, step]), jnp.int32(step)
-        )
+        fed = jnp.asarray(completions[:, :, step])
+        h, cache = decode(model, [prompt_cache], (G,), cache, fed, jnp.int32(step))
         hidden.append(h)
     got = qwen25vl.logits(model, jnp.stack(hidden, axis=2))
     np.testing.assert_allclose(got, expected, atol=TOLERANCE, rtol=0)
     # Sensitivity: the same tokens one slot late are something else entirely.
-    late, _ = decode(model, prompt, prompt_cache, cache, jnp.asarray(completions[:, :, 1]), jnp.int32(2))
+    late, _ = decode(model, [prompt_cache], (G,), cache, jnp.asarray(completions[:, :, 1]), jnp.int32(2))
     assert np.abs(qwen25vl.logits(model, late) - expected[:, :, 2]).max() > 100 * TOLERANCE
 
 

@@ -2,13 +2,15 @@
 
     forward               prompt tokens -> hidden states            scoring, SFT, parity
     forward_completions   one prompt, G completions -> hidden       losses: the prompt is computed once
-    prefill               prompt tokens -> last hidden state and keys and values
+    prefill               prompt tokens -> last hidden state, keys and values
     decode                one token of every completion -> hidden   sampling
 
 Hidden states come back normalised; `logits` turns the ones that matter into vocabulary scores.
 """
 
 import functools
+import itertools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +20,8 @@ from jaxtyping import Array, Float, Int
 
 from vr1_jax.models import attention, layers, rope, text, vision
 from vr1_jax.models.config import ModelConfig
-from vr1_jax.types import KVCache, Prompt
+from vr1_jax.sharding import shard
+from vr1_jax.types import KVCache, Prompt, PromptCache
 
 
 class Qwen25VL(nnx.Module):
@@ -79,55 +82,60 @@ def forward_completions(model: Qwen25VL, prompt: Prompt, tokens: Int[Array, "B G
     return jnp.concatenate([first, of_completions[:, :, :-1]], axis=2)
 
 
-def prefill(model: Qwen25VL, prompt: Prompt) -> tuple[Float[Array, "B D"], KVCache]:
-    """The last hidden state, from which the first token is sampled, and the prompt's keys and values."""
+def prefill(model: Qwen25VL, prompt: Prompt) -> tuple[Float[Array, "B D"], PromptCache]:
+    """The last hidden state, from which the first token is sampled, and what completions attend to."""
 
     def attend(q, k, v):
-        return attention.causal(q, k, v, prompt.mask), KVCache(k, v)
+        return attention.causal(q, k, v, prompt.mask), (k, v)
 
-    hidden, cache = _decoder(model, embed_prompt(model, prompt), prompt.positions, attend)
-    return hidden[:, -1], cache
+    hidden, (keys, values) = _decoder(model, embed_prompt(model, prompt), prompt.positions, attend)
+    return hidden[:, -1], PromptCache(keys, values, prompt.mask, prompt.next_position)
 
 
-def empty_cache(config: ModelConfig, batch: int, groups: int, slots: int, dtype: DTypeLike) -> KVCache:
-    shape = (config.text.layers, batch, groups, slots, config.text.kv_heads, config.text.head_dim)
-    return KVCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+def empty_cache(config: ModelConfig, batch: int, rows: int, slots: int, dtype: DTypeLike) -> KVCache:
+    shape = (config.text.layers, batch, rows, slots, config.text.kv_heads, config.text.head_dim)
+    return KVCache(*(shard(jnp.zeros(shape, dtype), None, "batch", None, None, "kv_heads") for _ in range(2)))
 
 
 def decode(
     model: Qwen25VL,
-    prompt: Prompt,
-    prompt_cache: KVCache,
+    prompts: Sequence[PromptCache],
+    groups: tuple[int, ...],
     cache: KVCache,
-    tokens: Int[Array, "B G"],
+    tokens: Int[Array, "B rows"],
     step: Int[Array, ""],
-) -> tuple[Float[Array, "B G D"], KVCache]:
+) -> tuple[Float[Array, "B rows D"], KVCache]:
     """Feed token number `step` of every completion; the hidden state predicts the next one.
+
+    The first groups[0] rows of each batch element continue prompts[0], the next groups[1] continue prompts[1]:
+    ordered and shuffled frames share every matmul, and each weight is read once for both.
 
     The cache travels in the scan's carry: as scanned input and output it would be copied whole each token.
     """
-    batch, groups = tokens.shape
-    x = text.embed_tokens(model.text, tokens)
-    positions = jnp.broadcast_to((prompt.next_position + step)[:, None, None], (batch, 3, groups))
+    batch, rows = tokens.shape
+    bounds = list(itertools.accumulate(groups))[:-1]
+    starts = [jnp.broadcast_to(p.next_position[:, None], (batch, g)) for p, g in zip(prompts, groups, strict=True)]
+    positions = jnp.broadcast_to((jnp.concatenate(starts, 1) + step)[:, None], (batch, 3, rows))
     angles = rope.text_angles(positions, model.config.text)
 
     def body(carry, inputs):
         x, cache = carry
-        layer, of_prompt, index = inputs
+        layer, memories, index = inputs
 
         def attend(q, k, v):
-            q, k, v = (x.reshape(batch, groups, 1, *x.shape[2:]) for x in (q, k, v))
-            keys = _write(cache.keys, k, index, step)
-            values = _write(cache.values, v, index, step)
-            out = attention.decode(
-                q, keys[index], values[index], of_prompt.keys, of_prompt.values, prompt.mask, step
-            )
-            return out.reshape(batch, groups, *out.shape[3:]), KVCache(keys, values)
+            q, k, v = (x[:, :, None] for x in (q, k, v))
+            new = KVCache(_write(cache.keys, k, index, step), _write(cache.values, v, index, step))
+            by_group = [jnp.split(x, bounds, axis=1) for x in (q, new.keys[index], new.values[index])]
+            outs = [
+                attention.decode(*qkv, *memory, prompt.mask, step)
+                for *qkv, memory, prompt in zip(*by_group, memories, prompts, strict=True)
+            ]
+            return jnp.concatenate(outs, axis=1)[:, :, 0], new
 
         return text.block(layer, x, angles, attend, model.config.text.norm_eps), None
 
-    layer_index = jnp.arange(model.config.text.layers)
-    (x, cache), _ = jax.lax.scan(body, (x, cache), (model.text.layers, prompt_cache, layer_index))
+    per_layer = (model.text.layers, [(p.keys, p.values) for p in prompts], jnp.arange(model.config.text.layers))
+    (x, cache), _ = jax.lax.scan(body, (text.embed_tokens(model.text, tokens), cache), per_layer)
     return layers.rms_norm(x, model.text.norm[...], model.config.text.norm_eps), cache
 
 

@@ -68,7 +68,10 @@ def embed_tokens(text: Text, tokens: jax.Array) -> Float[Array, "B S D"]:
     return shard(text.embed[...][tokens], "batch", None, None)
 
 
+def head_weights(text: Text) -> Float[Array, "V D"]:
+    return (text.embed if text.head is None else text.head)[...]
+
+
 def logits(text: Text, hidden: Float[Array, "*rows D"]) -> Float[Array, "*rows V"]:
     """fp32 logits of hidden states that `qwen25vl` already normalised."""
-    head = text.embed if text.head is None else text.head
-    return jnp.einsum("...D,VD->...V", hidden, head[...], preferred_element_type=jnp.float32)
+    return jnp.einsum("...D,VD->...V", hidden, head_weights(text), preferred_element_type=jnp.float32)

@@ -1,0 +1,224 @@
+"""Sampling answers: one jit reads the prompts once, then a while loop writes all their completions.
+
+`generate` is `start` (vision tower, prefill, first token) followed by `advance` (decode until all rows have
+stopped); a caller that wants to watch calls them itself and advances a few tokens at a time.
+
+Groups that share a batch are sampled together: for T-GRPO `prompts` are (ordered, shuffled) and `groups`
+(8, 4). Rows come back in that order along the G axis; `split_groups` takes them apart.
+"""
+
+import dataclasses
+import functools
+import itertools
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from vr1_jax.models import qwen25vl
+from vr1_jax.models.qwen25vl import Qwen25VL
+from vr1_jax.sampling import logits as sampling_logits
+from vr1_jax.sharding import shard
+from vr1_jax.types import Completion, KVCache, Prompt, PromptCache, pytree
+
+
+class SamplingError(ValueError):
+    """Sampling settings that make no sense; the message names the field."""
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How answers are drawn. Only `top_k`, `capacity` and turning the penalty on or off compile anew."""
+
+    max_new_tokens: int = 768
+    temperature: float = 1.0  # 0 is greedy
+    top_p: float = 0.95
+    top_k: int = 0  # 0 keeps all; upstream's transformers path silently used 50
+    repetition_penalty: float = 1.0  # 1 is off; published generation configs say 1.05
+
+    def __post_init__(self):
+        if self.max_new_tokens < 1:
+            raise SamplingError(f"max_new_tokens is {self.max_new_tokens}; it must be at least 1")
+        if self.temperature < 0:
+            raise SamplingError(f"temperature is {self.temperature}; it must not be negative")
+        if not 0 < self.top_p <= 1:
+            raise SamplingError(f"top_p is {self.top_p}; it must be above 0 and at most 1")
+        if self.top_k < 0:
+            raise SamplingError(f"top_k is {self.top_k}; 0 keeps all tokens, a positive number that many")
+        if self.repetition_penalty <= 0:
+            raise SamplingError(f"repetition_penalty is {self.repetition_penalty}; it must be positive")
+
+    @property
+    def capacity(self) -> int:
+        """Slots for new tokens: limits up to the next multiple of 64 share one compiled program."""
+        return -(-self.max_new_tokens // 64) * 64
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The static part of sampling: what a compiled program is made for."""
+
+    groups: tuple[int, ...]
+    capacity: int
+    stop_tokens: tuple[int, ...]
+    pad_token: int
+    top_k: int = 0
+    penalize: bool = False
+
+    @classmethod
+    def of(
+        cls, config: SamplingConfig, groups: tuple[int, ...], stop_tokens: tuple[int, ...], pad_token: int
+    ) -> "Plan":
+        penalize = config.repetition_penalty != 1.0
+        return cls(groups, config.capacity, stop_tokens, pad_token, config.top_k, penalize)
+
+
+@pytree
+class Limits:
+    """The dynamic part: changing it compiles nothing."""
+
+    max_new_tokens: Int[Array, ""]
+    temperature: Float[Array, ""]
+    top_p: Float[Array, ""]
+    repetition_penalty: Float[Array, ""]
+
+    @classmethod
+    def of(cls, config: SamplingConfig) -> "Limits":
+        return cls(
+            jnp.int32(config.max_new_tokens),
+            jnp.float32(config.temperature),
+            jnp.float32(config.top_p),
+            jnp.float32(config.repetition_penalty),
+        )
+
+
+@pytree
+class SamplingState:
+    """Completions in the making. Slot `step - 1` holds the newest token, not yet fed to the model."""
+
+    step: Int[Array, ""]
+    tokens: Int[Array, "B G C"]
+    logps: Float[Array, "B G C"]
+    lengths: Int[Array, "B G"]
+    done: Bool[Array, "B G"]  # latched: a row that has stopped stays stopped
+    keys: Key[Array, "B G"]
+    seen: Bool[Array, "B G V"] | None  # tokens to penalise
+    prompts: tuple[PromptCache, ...]
+    cache: KVCache
+
+
+def row_keys(seed: Key[Array, ""], step: int, row_ids: Int[Array, "B G"]) -> Key[Array, "B G"]:
+    """One key for each row, from its own id alone: batch layout and device count do not matter."""
+    at_step = jax.random.fold_in(seed, step)
+    flat = jax.vmap(functools.partial(jax.random.fold_in, at_step))(row_ids.reshape(-1))
+    return flat.reshape(row_ids.shape)
+
+
+@functools.partial(jax.jit, static_argnames="plan")
+def generate(
+    model: Qwen25VL,
+    prompts: tuple[Prompt, ...],
+    active: Bool[Array, "B G"],
+    keys: Key[Array, "B G"],
+    limits: Limits,
+    plan: Plan,
+) -> Completion:
+    """Completions of every prompt, all groups along G. Rows that are not active stay empty and cost no steps."""
+    state = start(model, prompts, active, keys, limits, plan)
+    return finish(advance(model, state, limits, plan, limits.max_new_tokens))
+
+
+@functools.partial(jax.jit, static_argnames="plan")
+def start(
+    model: Qwen25VL,
+    prompts: tuple[Prompt, ...],
+    active: Bool[Array, "B G"],
+    keys: Key[Array, "B G"],
+    limits: Limits,
+    plan: Plan,
+) -> SamplingState:
+    """Read the prompts, once each, and sample the first token of every row."""
+    batch, rows = prompts[0].tokens.shape[0], sum(plan.groups)
+    hidden, caches = zip(*(qwen25vl.prefill(model, prompt) for prompt in prompts), strict=True)
+    spread = [jnp.repeat(h[:, None], g, axis=1) for h, g in zip(hidden, plan.groups, strict=True)]
+    seen = _seen_in_prompts(prompts, plan, model.config.text.vocab) if plan.penalize else None
+    state = SamplingState(
+        step=jnp.int32(0),
+        tokens=jnp.full((batch, rows, plan.capacity), plan.pad_token, jnp.int32),
+        logps=jnp.zeros((batch, rows, plan.capacity), jnp.float32),
+        lengths=jnp.zeros((batch, rows), jnp.int32),
+        done=~active,
+        keys=keys,
+        seen=seen,
+        prompts=caches,
+        cache=qwen25vl.empty_cache(model.config, batch, rows, plan.capacity, caches[0].keys.dtype),
+    )
+    return _append(state, model, jnp.concatenate(spread, axis=1), limits, plan)
+
+
+@functools.partial(jax.jit, static_argnames="plan", donate_argnames="state")
+def advance(
+    model: Qwen25VL, state: SamplingState, limits: Limits, plan: Plan, until: Int[Array, ""]
+) -> SamplingState:
+    """Decode until `until` tokens are written, the length limit is reached or every row has stopped."""
+
+    def unfinished(state):
+        return (state.step < jnp.minimum(until, limits.max_new_tokens)) & ~state.done.all()
+
+    def body(state):
+        newest = jax.lax.dynamic_index_in_dim(state.tokens, state.step - 1, axis=2, keepdims=False)
+        hidden, cache = qwen25vl.decode(model, state.prompts, plan.groups, state.cache, newest, state.step - 1)
+        return _append(dataclasses.replace(state, cache=cache), model, hidden, limits, plan)
+
+    return jax.lax.while_loop(unfinished, body, state)
+
+
+def finish(state: SamplingState) -> Completion:
+    mask = jnp.arange(state.tokens.shape[2]) < state.lengths[..., None]
+    return Completion(state.tokens, mask, state.logps, state.done)
+
+
+def split_groups(completion: Completion, groups: tuple[int, ...]) -> list[Completion]:
+    bounds = itertools.accumulate(groups, initial=0)
+    return [
+        jax.tree.map(lambda x, first=first, last=last: x[:, first:last], completion)
+        for first, last in itertools.pairwise(bounds)
+    ]
+
+
+def _append(state: SamplingState, model: Qwen25VL, hidden: Float[Array, "B G D"], limits: Limits, plan: Plan):
+    """Sample token number `step` of every row from the hidden states that predict it."""
+    scores = shard(qwen25vl.logits(model, hidden), "batch", None, None)
+    choices = (
+        scores
+        if state.seen is None
+        else sampling_logits.penalize_repetition(scores, state.seen, limits.repetition_penalty)
+    )
+    keys = jax.vmap(jax.vmap(lambda key: jax.random.fold_in(key, state.step)))(state.keys)
+    sampled = sampling_logits.sample(choices, keys, limits.temperature, limits.top_p, plan.top_k)
+    token = jnp.where(state.done, plan.pad_token, sampled)
+    logp = jnp.where(state.done, 0.0, sampling_logits.log_prob(scores, sampled))
+    stops = (sampled[..., None] == jnp.array(plan.stop_tokens)).any(-1)
+    seen = state.seen
+    if seen is not None:
+        batch, rows = jnp.indices(sampled.shape)
+        seen = seen.at[batch, rows, sampled].set(True)
+    return dataclasses.replace(
+        state,
+        step=state.step + 1,
+        tokens=jax.lax.dynamic_update_index_in_dim(state.tokens, token, state.step, axis=2),
+        logps=jax.lax.dynamic_update_index_in_dim(state.logps, logp, state.step, axis=2),
+        lengths=state.lengths + ~state.done,
+        done=state.done | stops,
+        seen=seen,
+    )
+
+
+def _seen_in_prompts(prompts: tuple[Prompt, ...], plan: Plan, vocab: int) -> Bool[Array, "B G V"]:
+    def seen(prompt, rows):
+        batch = jnp.arange(prompt.tokens.shape[0])[:, None]
+        marks = jnp.zeros((prompt.tokens.shape[0], vocab), bool).at[batch, prompt.tokens].max(prompt.mask)
+        return jnp.repeat(marks[:, None], rows, axis=1)
+
+    return jnp.concatenate([seen(p, g) for p, g in zip(prompts, plan.groups, strict=True)], axis=1)

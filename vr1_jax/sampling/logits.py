@@ -1,0 +1,112 @@
+"""From next-token logits to a token: temperature, top-k, top-p, greedy, and the log-probs that go with it.
+
+Top-p needs no sort. A token is proposed from the whole distribution and kept if it lies in the nucleus, that
+is if the tokens more likely than it hold less than top_p of the mass: one pass over the vocabulary. If not,
+the nucleus lies among the more likely tokens, and the next proposal comes from those. Whatever the number of
+rounds, a kept token has exactly its probability within the nucleus, and at top_p 0.95 one round nearly always
+does. Tokens of equal probability are in or out together.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+# The vocabulary is summed in blocks first, so that drawing a token is one pass and two short cumulative sums.
+_BLOCK = 256
+
+
+def log_prob(logits: Float[Array, "*rows V"], tokens: Int[Array, "*rows"]) -> Float[Array, "*rows"]:
+    chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
+    return chosen - jax.nn.logsumexp(logits, axis=-1)
+
+
+def penalize_repetition(
+    logits: Float[Array, "*rows V"], seen: Bool[Array, "*rows V"], penalty: Float[Array, ""]
+) -> Float[Array, "*rows V"]:
+    """Make tokens of the prompt and of the answer so far less likely, as transformers does."""
+    return jnp.where(seen, jnp.where(logits > 0, logits / penalty, logits * penalty), logits)
+
+
+def sample(
+    logits: Float[Array, "*rows V"],
+    keys: Key[Array, "*rows"],
+    temperature: Float[Array, ""],
+    top_p: Float[Array, ""],
+    top_k: int = 0,
+) -> Int[Array, "*rows"]:
+    """One token per row, each from its own key. Temperature 0 is greedy; top_k 0 keeps all tokens."""
+    best = jnp.argmax(logits, axis=-1)
+    scaled = logits / jnp.where(temperature > 0, temperature, 1.0)
+    weights = jnp.exp(scaled - scaled.max(-1, keepdims=True))
+    drawn = _sample_top_k(weights, keys, top_p, top_k) if top_k else _sample_nucleus(weights, keys, top_p)
+    return jnp.where(temperature > 0, drawn, best)
+
+
+def truncated_log_prob(
+    logits: Float[Array, "*rows V"],
+    tokens: Int[Array, "*rows"],
+    temperature: Float[Array, ""],
+    top_p: Float[Array, ""],
+    top_k: int = 0,
+) -> Float[Array, "*rows"]:
+    """Log-prob under the distribution that was sampled from. Sorts: for inspection, not for every step."""
+    scaled = logits / jnp.where(temperature > 0, temperature, 1.0)
+    chosen = jnp.take_along_axis(scaled, tokens[..., None], axis=-1)[..., 0]
+    ordered = jnp.sort(scaled, axis=-1, descending=True)[..., : top_k or None]
+    probs = jax.nn.softmax(ordered, axis=-1)
+    kept = jnp.cumsum(probs, axis=-1) - probs < top_p
+    log_mass = jax.nn.logsumexp(ordered, axis=-1, where=kept)
+    return jnp.where(temperature > 0, chosen - log_mass, 0.0)
+
+
+def _sample_top_k(weights, keys, top_p, top_k):
+    """Top-p within the k most likely: what is left fits a sort."""
+    values, indices = jax.lax.top_k(weights, top_k)
+    above = jnp.cumsum(values, axis=-1) - values
+    values = jnp.where(above < top_p * values.sum(-1, keepdims=True), values, 0.0)
+    place = _first_above(jnp.cumsum(values, axis=-1), _uniform(keys, 0) * values.sum(-1))
+    return jnp.take_along_axis(indices, place[..., None], axis=-1)[..., 0]
+
+
+def _sample_nucleus(weights, keys, top_p):
+    total = weights.sum(-1)
+
+    def propose(state):
+        round_, tokens, accepted, floor = state
+        candidates = jnp.where(weights > floor[..., None], weights, 0.0)
+        proposed = _draw(candidates, _uniform(keys, round_))
+        weight = jnp.take_along_axis(weights, proposed[..., None], axis=-1)
+        mass_above = jnp.where(weights > weight, weights, 0.0).sum(-1)
+        inside = mass_above < top_p * total
+        tokens = jnp.where(accepted, tokens, proposed)
+        floor = jnp.where(accepted | inside, floor, weight[..., 0])
+        return round_ + 1, tokens, accepted | inside, floor
+
+    # The most likely token always lies inside, so every round either ends a row or raises its floor.
+    start = (0, jnp.zeros(total.shape, jnp.int32), jnp.zeros(total.shape, bool), jnp.zeros_like(total))
+    return jax.lax.while_loop(lambda state: ~state[2].all(), propose, start)[1]
+
+
+def _draw(weights, uniform):
+    """The token where the running sum of weights passes uniform * total."""
+    size = weights.shape[-1]
+    padded = jnp.pad(weights, [(0, 0)] * (weights.ndim - 1) + [(0, -size % _BLOCK)])
+    blocks = padded.reshape(*weights.shape[:-1], -1, _BLOCK)
+    ends = jnp.cumsum(blocks.sum(-1), axis=-1)
+    target = uniform * ends[..., -1]
+    block = _first_above(ends, target)
+    inside = jnp.take_along_axis(blocks, block[..., None, None], axis=-2)[..., 0, :]
+    before = jnp.take_along_axis(ends, block[..., None], axis=-1)[..., 0] - inside.sum(-1)
+    place = _first_above(jnp.cumsum(inside, axis=-1), target - before)
+    return (block * _BLOCK + place).astype(jnp.int32)
+
+
+def _first_above(sums, target):
+    """First index whose running sum exceeds the target; the last that adds anything if rounding lets none."""
+    reached = jnp.minimum(target, jnp.nextafter(sums[..., -1], -jnp.inf))
+    return jnp.argmax(sums > reached[..., None], axis=-1)
+
+
+def _uniform(keys, round_):
+    flat = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, round_)))(keys.reshape(-1))
+    return flat.reshape(keys.shape)

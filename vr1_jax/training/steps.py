@@ -1,0 +1,132 @@
+"""The compiled steps: reference log-probs, and the policy update.
+
+Both go over a batch in microbatches of prompts. Row i of a batch of B belongs to microbatch i mod n, so that
+every device finds its own share of each microbatch among the rows it already holds.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from vr1_jax.models.qwen25vl import Qwen25VL
+from vr1_jax.rl.advantages import GRPOConfig
+from vr1_jax.rl.logprobs import TokenScores, score_completions
+from vr1_jax.rl.loss import loss_denominator, policy_loss
+from vr1_jax.training.optimizer import OptimizerConfig, make_optimizer
+from vr1_jax.types import Experience, Prompt, TrainState
+
+Metrics = dict[str, Float[Array, ""]]
+
+
+def cast(tree: Any, dtype: DTypeLike) -> Any:
+    return jax.tree.map(lambda x: x.astype(dtype), tree)
+
+
+def init_state(model: Qwen25VL, optimizer: OptimizerConfig) -> TrainState:
+    zero = jnp.int32(0)
+    return TrainState(model, make_optimizer(optimizer).init(model), zero, zero, zero)
+
+
+@functools.partial(jax.jit, static_argnames="microbatches")
+def score_batch(model: Qwen25VL, prompt: Prompt, tokens: jax.Array, *, microbatches: int = 1) -> TokenScores:
+    """Log-probs of completions as they are: for the reference, and for the policy before an update."""
+    scores = jax.lax.map(lambda x: score_completions(model, *x), _split((prompt, tokens), microbatches))
+    return _join(scores)
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=("algorithm", "optimizer", "microbatches", "compute_dtype"),
+    donate_argnames="state",
+)
+def grpo_step(
+    state: TrainState,
+    experience: Experience,
+    *,
+    algorithm: GRPOConfig,
+    optimizer: OptimizerConfig,
+    microbatches: int = 1,
+    compute_dtype: DTypeLike = jnp.bfloat16,
+) -> tuple[TrainState, Metrics]:
+    """One policy update. The gradient is the whole batch's, whatever the number of microbatches."""
+    denominator = loss_denominator(experience.completion.mask, algorithm.aggregation)
+
+    def loss(model: Qwen25VL, part: Experience) -> tuple[jax.Array, Metrics]:
+        completion = part.completion
+        scores = score_completions(cast(model, compute_dtype), part.prompt, completion.tokens)
+        value, metrics = policy_loss(
+            scores.logps,
+            part.old_logps,
+            part.ref_logps,
+            part.advantages,
+            completion.mask,
+            clip_low=algorithm.clip_low,
+            clip_high=algorithm.clip_high,
+            beta=algorithm.beta,
+            aggregation=algorithm.aggregation,
+            ratio=algorithm.ratio,
+            denominator=denominator,
+        )
+        gap = jnp.abs(jnp.where(completion.mask, scores.logps - completion.logps, 0.0))
+        tokens = jnp.maximum(metrics["tokens"], 1)
+        metrics["entropy"] = jnp.where(completion.mask, scores.entropy, 0.0).sum() / tokens
+        metrics["sampler_gap_mean"], metrics["sampler_gap_max"] = gap.sum() / tokens, gap.max()
+        return value, jax.tree.map(jax.lax.stop_gradient, metrics)
+
+    grads, value, metrics = _accumulate(loss, state.model, _split(experience, microbatches))
+    state, update_metrics = apply_gradients(state, grads, value, optimizer)
+    return state, {"loss": value, **metrics, **update_metrics}
+
+
+def apply_gradients(
+    state: TrainState, grads: Qwen25VL, loss: jax.Array, optimizer: OptimizerConfig
+) -> tuple[TrainState, Metrics]:
+    """Update, unless the loss or the gradient is not finite: then only the step is counted."""
+    norm = optax.global_norm(grads)
+    finite = jnp.isfinite(norm) & jnp.isfinite(loss)
+    updates, opt_state = make_optimizer(optimizer).update(grads, state.opt_state, state.model)
+    model = optax.apply_updates(state.model, updates)
+    model, opt_state = jax.tree.map(
+        lambda new, old: jnp.where(finite, new, old), (model, opt_state), (state.model, state.opt_state)
+    )
+    in_a_row = jnp.where(finite, 0, state.skipped_in_a_row + 1)
+    state = TrainState(model, opt_state, state.step + 1, state.skipped + ~finite, in_a_row)
+    return state, {"grad_norm": norm, "skipped": state.skipped, "skipped_in_a_row": in_a_row}
+
+
+def _accumulate(loss, model, parts):
+    """Sums of gradients and losses over microbatches; metrics combined by what their names say."""
+
+    def add(total, part):
+        (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(model, part)
+        grads, value = jax.tree.map(jnp.add, total, (grads, value))
+        return (grads, value), metrics
+
+    zeros = (jax.tree.map(jnp.zeros_like, model), jnp.float32(0))
+    (grads, value), metrics = jax.lax.scan(add, zeros, parts)
+    tokens = metrics["tokens"]
+    return grads, value, {name: _combine(name, x, tokens) for name, x in metrics.items()}
+
+
+def _combine(name: str, values: Float[Array, " n"], tokens: Float[Array, " n"]) -> Float[Array, ""]:
+    if name == "tokens":
+        return values.sum()
+    if name.endswith("_max"):
+        return values.max()
+    if name.endswith("_min"):
+        return values.min()
+    return (values * tokens).sum() / jnp.maximum(tokens.sum(), 1)
+
+
+def _split(tree: Any, microbatches: int) -> Any:
+    """[B, ...] -> [n, B/n, ...], row i to microbatch i mod n."""
+    return jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, microbatches, *x.shape[1:]), 0, 1), tree)
+
+
+def _join(tree: Any) -> Any:
+    return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), tree)
