@@ -54,7 +54,7 @@ class HFDirectory:
         self.directory = directory
         self.hf_config = read_hf_config(directory)
         self.config: ModelConfig = parse_config(self.hf_config, directory)
-        self._shapes = parameter_shapes(abstract_model(self.config))
+        self.shapes = parameter_shapes(abstract_model(self.config))
         self._rules = {rule.path: rule for rule in mapping.rules(self.config)}
         self._tensors = _collect(directory, _weight_files(directory))
         self._check()
@@ -65,7 +65,7 @@ class HFDirectory:
 
     def read(self, path: str, index: Index, dtype: np.dtype) -> np.ndarray:
         """A block of one of our parameters, from the bytes that hold it and no others."""
-        rule, shape = self._rules[path], self._shapes[path]
+        rule, shape = self._rules[path], self.shapes[path]
         out = np.empty(blocks.block_shape(index, shape), dtype)
         if not rule.stacked:
             _fill(out, rule, self._tensors[rule.key], shape, index)
@@ -76,9 +76,9 @@ class HFDirectory:
 
     def _check(self) -> None:
         expected = {
-            key: rule.published_shape(rule.layer_shape(self._shapes[path]))
+            key: rule.published_shape(rule.layer_shape(self.shapes[path]))
             for path, rule in self._rules.items()
-            for key in rule.keys(self._shapes[path])
+            for key in rule.keys(self.shapes[path])
         }
         if self.config.text.tied and "lm_head.weight" in self._tensors:
             self._drop_tied_head()
@@ -131,8 +131,8 @@ def _weight_files(directory: Path) -> dict[Path, set[str]]:
     pickled = sorted(path.name for suffix in ("bin", "pt", "pth") for path in directory.glob(f"*.{suffix}"))
     if pickled:
         raise CheckpointError(
-            f"{directory}: only pickled weights ({pickled[0]}), which could run code; convert them with transformers: "
-            "from_pretrained(DIR).save_pretrained(NEW), which writes safetensors"
+            f"{directory}: only pickled weights ({pickled[0]}), which could run code; transformers can rewrite them "
+            "as safetensors: from_pretrained(DIR).save_pretrained(NEW)"
         )
     raise CheckpointError(f"{directory}: neither {SINGLE_FILE} nor {INDEX_FILE}; is the download complete?")
 

@@ -2,7 +2,6 @@
 
 from os import PathLike
 from pathlib import Path
-from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -14,23 +13,19 @@ from vr1_jax.models.qwen25vl import Qwen25VL, abstract_model
 from vr1_jax.sharding import TRAIN_RULES, Rules, shardings
 from vr1_jax.weights import blocks
 from vr1_jax.weights.array_store import StoredParameters
-from vr1_jax.weights.blocks import Index
 from vr1_jax.weights.checkpoint_dir import find_checkpoint, is_checkpoint
 from vr1_jax.weights.errors import CheckpointError
 from vr1_jax.weights.hf_directory import HFDirectory
 from vr1_jax.weights.tree import parameter_shapes
 
-
-class Source(Protocol):
-    """Weights that can be read in blocks, under our parameter names."""
-
-    def read(self, path: str, index: Index, dtype: np.dtype) -> np.ndarray: ...
+# Weights that can be read in blocks, under our parameter names.
+Source = HFDirectory | StoredParameters
 
 
 def load_model(
     path: str | PathLike[str],
     *,
-    dtype: jnp.dtype = jnp.float32,
+    dtype: np.dtype | type | str = jnp.float32,
     mesh: Mesh | None = None,
     rules: Rules = TRAIN_RULES,
     step: int | None = None,
@@ -42,7 +37,7 @@ def load_model(
     mesh everything lies on the first device.
     """
     source, config = open_source(Path(path), step)
-    return place(source, abstract_model(config, dtype), mesh, rules), config
+    return place(source, abstract_model(config, np.dtype(dtype)), mesh, rules), config
 
 
 def open_source(path: Path, step: int | None = None) -> tuple[Source, ModelConfig]:

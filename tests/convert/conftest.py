@@ -1,0 +1,1 @@
+from published_models import altered, published  # noqa: F401 (fixtures)
