@@ -31,7 +31,7 @@ def score_completions(model: Qwen25VL, prompt: Prompt, tokens: Int[Array, "B G C
 
 def score_tokens(model: Qwen25VL, hidden: Float[Array, "B G C D"], tokens: Int[Array, "B G C"]) -> TokenScores:
     """`hidden` are the states from which `tokens` are predicted."""
-    batch, groups, length, width = hidden.shape
+    batch, groups, length, _ = hidden.shape
     total = groups * length
     size = min(_CHUNK, total)
     pad = -total % size
