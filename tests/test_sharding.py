@@ -30,7 +30,7 @@ MESHES = {"8x1": (1, 8, 1), "4x2": (1, 4, 2), "2x4": (1, 2, 4), "2x2x2": (2, 2, 
 @jax.jit
 def loss_and_grads(model, prompt, tokens):
     def loss(model):
-        logits = qwen25vl.logits(model, qwen25vl.forward_completions(model, prompt, tokens))
+        logits = qwen25vl.logits(model, qwen25vl.forward_completions(model, prompt, tokens)[1])
         logps = jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[..., None], axis=-1)
         return -logps.mean()
 

@@ -28,7 +28,7 @@ def full_logits(model, prompt):
 
 @jax.jit
 def completion_logits(model, prompt, tokens):
-    return qwen25vl.logits(model, qwen25vl.forward_completions(model, prompt, tokens))
+    return qwen25vl.logits(model, qwen25vl.forward_completions(model, prompt, tokens)[1])
 
 
 def repeated(model, completions):

@@ -55,31 +55,32 @@ def forward(model: Qwen25VL, prompt: Prompt) -> Float[Array, "B T D"]:
     return hidden
 
 
-def forward_completions(model: Qwen25VL, prompt: Prompt, tokens: Int[Array, "B G C"]) -> Float[Array, "B G C D"]:
-    """The hidden state from which each completion token is predicted.
+def forward_completions(
+    model: Qwen25VL, prompt: Prompt, tokens: Int[Array, "B G C"]
+) -> tuple[Float[Array, "B T D"], Float[Array, "B G C D"]]:
+    """Hidden states of the prompt, and those from which each completion token is predicted.
 
     Prompt and completions travel as one sequence [T + G*C], so every matmul sees them together; only
     attention takes them apart. The first token of a completion is predicted by the last of the prompt.
     """
     batch, groups, length = tokens.shape
     prompt_length = prompt.tokens.shape[1]
-    x = jnp.concatenate(
-        [embed_prompt(model, prompt), text.embed_tokens(model.text, tokens.reshape(batch, -1))], axis=1
-    )
+    words = text.embed_tokens(model.text, tokens.reshape(batch, -1))
+    x = jnp.concatenate([embed_prompt(model, prompt), words], axis=1)
     offsets = jnp.tile(jnp.arange(length), groups)
     after = jnp.broadcast_to((prompt.next_position[:, None] + offsets)[:, None], (batch, 3, groups * length))
     positions = jnp.concatenate([prompt.positions, after], axis=2)
 
     def attend(q, k, v):
-        (q_prompt, q), (k_prompt, k), (v_prompt, v) = (_split(x, prompt_length, groups) for x in (q, k, v))
+        (q_prompt, q), (k_prompt, k), (v_prompt, v) = (_take_apart(x, prompt_length, groups) for x in (q, k, v))
         seen = attention.causal(q_prompt, k_prompt, v_prompt, prompt.mask)
         out = attention.grouped(q, k, v, k_prompt, v_prompt, prompt.mask)
         return jnp.concatenate([seen, out.reshape(batch, groups * length, *out.shape[3:])], axis=1), None
 
     hidden, _ = _decoder(model, x, positions, attend)
-    of_prompt, of_completions = _split(hidden, prompt_length, groups)
+    of_prompt, of_completions = _take_apart(hidden, prompt_length, groups)
     first = jnp.broadcast_to(of_prompt[:, None, -1:], (batch, groups, 1, hidden.shape[-1]))
-    return jnp.concatenate([first, of_completions[:, :, :-1]], axis=2)
+    return of_prompt, jnp.concatenate([first, of_completions[:, :, :-1]], axis=2)
 
 
 def prefill(model: Qwen25VL, prompt: Prompt) -> tuple[Float[Array, "B D"], PromptCache]:
@@ -155,7 +156,7 @@ def _decoder(model: Qwen25VL, x, positions, attend: text.Attend):
     return layers.rms_norm(x, model.text.norm[...], config.norm_eps), extras
 
 
-def _split(x, prompt_length: int, groups: int):
+def _take_apart(x, prompt_length: int, groups: int):
     """[B, T + G*C, ...] -> [B, T, ...] and [B, G, C, ...]."""
     rest = x[:, prompt_length:]
     return x[:, :prompt_length], rest.reshape(x.shape[0], groups, -1, *x.shape[2:])

@@ -26,7 +26,8 @@ class TokenScores(NamedTuple):
 
 def score_completions(model: Qwen25VL, prompt: Prompt, tokens: Int[Array, "B G C"]) -> TokenScores:
     """One pass over the prompt and all its completions."""
-    return score_tokens(model, qwen25vl.forward_completions(model, prompt, tokens), tokens)
+    _, hidden = qwen25vl.forward_completions(model, prompt, tokens)
+    return score_tokens(model, hidden, tokens)
 
 
 def score_tokens(model: Qwen25VL, hidden: Float[Array, "B G C D"], tokens: Int[Array, "B G C"]) -> TokenScores:
