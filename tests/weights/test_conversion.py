@@ -126,7 +126,7 @@ def test_a_step_of_a_run_is_exported(published, tmp_path):
     checkpoint_dir.copy_assets(published(), run / checkpoint_dir.HF)
     for step, context in ((3, ocp.Context()), (12, array_store.save_context())):
         with context:
-            state = {array_store.PARAMS: tree.to_tree(model), "optimizer": {"count": np.array(step)}}
+            state = {checkpoint_dir.PARAMS: tree.to_tree(model), "optimizer": {"count": np.array(step)}}
             ocp.save_checkpointables(checkpoint_dir.step_directory(run, step), state)
         flax_to_hf(run, tmp_path / str(step), step=step)
         assert differences(published(), tmp_path / str(step)) == []

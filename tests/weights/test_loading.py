@@ -108,7 +108,7 @@ def test_orbax_itself_restores_a_converted_model(published, converted):
         lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), abstract_model(config), placement
     )
     step = checkpoint_dir.find_checkpoint(converted).directory
-    restored = ocp.load(step, tree.to_tree(abstract), checkpointable_name=array_store.PARAMS)
+    restored = ocp.load(step, tree.to_tree(abstract), checkpointable_name=checkpoint_dir.PARAMS)
     assert equal(tree.from_tree(restored, abstract), model)
 
 
@@ -121,7 +121,7 @@ def run(published, converted, tmp_path):
 
     def save(step: int, context: ocp.Context):
         params = tree.to_tree(jax.tree.map(lambda x: x * step, model))
-        state = {array_store.PARAMS: params, "optimizer": {"count": np.array(step)}}
+        state = {checkpoint_dir.PARAMS: params, "optimizer": {"count": np.array(step)}}
         with context:
             ocp.save_checkpointables(checkpoint_dir.step_directory(root, step), state)
         return params
@@ -135,7 +135,7 @@ def test_a_run_directory_from_another_mesh(published, run, context):
     save(5, context())
     save(10, context())
     (checkpoint_dir.step_directory(root, 15).with_suffix(".orbax-checkpoint-tmp") / "params").mkdir(parents=True)
-    original, config = vr1_jax.load_model(published())
+    original, _ = vr1_jax.load_model(published())
     times = lambda factor: jax.tree.map(lambda x: x * factor, original)  # noqa: E731
     mesh = sharding.make_mesh(fsdp=2, tensor=2, devices=jax.devices()[:4])
     assert equal(vr1_jax.load_model(root, mesh=mesh)[0], times(10))

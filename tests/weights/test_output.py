@@ -43,9 +43,14 @@ def test_nothing_remains_of_a_failure(opened, tmp_path, error, exists):
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / "old").write_text("x")
     before = names(tmp_path)
-    with pytest.raises(type(error)), opened(force=True) as directory:
-        (directory / "half").write_text("x")
-        raise error
+
+    def fail():
+        with opened(force=True) as directory:
+            (directory / "half").write_text("x")
+            raise error
+
+    with pytest.raises(type(error)):
+        fail()
     assert names(tmp_path) == before
     if exists:
         assert names(tmp_path / "out") == ["old"]

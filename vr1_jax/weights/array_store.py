@@ -18,11 +18,11 @@ import tensorstore as ts
 
 from vr1_jax.weights import blocks
 from vr1_jax.weights.blocks import Index
+from vr1_jax.weights.checkpoint_dir import PARAMS
 from vr1_jax.weights.errors import CheckpointError
 from vr1_jax.weights.json_files import read_json
 from vr1_jax.weights.tree import nest
 
-PARAMS = "params"  # the checkpointable's name: one step may hold others, such as the optimizer's
 _CHUNK_BYTES = 32 * 2**20
 
 

@@ -20,6 +20,7 @@ from vr1_jax.weights.json_files import read_json, write_json
 
 FORMAT = 1
 META, HF, STEPS = "meta.json", "hf", "checkpoints"
+PARAMS = "params"  # the name of the model within a step
 
 # Everything that travels besides weights. Never code: `auto_map` modules and pickles stay behind.
 ASSETS = (
@@ -85,7 +86,7 @@ def find_checkpoint(path: Path, step: int | None = None) -> Checkpoint:
 def steps(root: Path) -> list[int]:
     """Finished steps, ascending. Orbax gives a step its plain number only when all of it is written."""
     entries = (root / STEPS).iterdir()
-    return sorted(int(entry.name) for entry in entries if entry.name.isdecimal() and (entry / "params").is_dir())
+    return sorted(int(entry.name) for entry in entries if entry.name.isdecimal() and (entry / PARAMS).is_dir())
 
 
 def step_directory(root: Path, step: int) -> Path:

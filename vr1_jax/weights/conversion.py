@@ -16,6 +16,7 @@ from vr1_jax.weights.checkpoint_dir import (
     ASSETS,
     HF,
     META,
+    PARAMS,
     STEPS,
     copy_assets,
     find_checkpoint,
@@ -131,7 +132,7 @@ def _is_converted_model(path: Path) -> bool:
     names = {entry.name for entry in path.iterdir()}
     entries = list(path.glob(f"{STEPS}/*/*/"))
     return names <= {META, HF, STEPS} and all(
-        entry.relative_to(path / STEPS).parts == ("0", "params") for entry in entries
+        entry.relative_to(path / STEPS).parts == ("0", PARAMS) for entry in entries
     )
 
 

@@ -131,8 +131,8 @@ def _weight_files(directory: Path) -> dict[Path, set[str]]:
     pickled = sorted(path.name for suffix in ("bin", "pt", "pth") for path in directory.glob(f"*.{suffix}"))
     if pickled:
         raise CheckpointError(
-            f"{directory}: only pickled weights ({pickled[0]}), which could run code; transformers can rewrite them "
-            "as safetensors: from_pretrained(DIR).save_pretrained(NEW)"
+            f"{directory}: only pickled weights ({pickled[0]}), which could run code; "
+            "rewrite them with transformers, as safetensors: from_pretrained(DIR).save_pretrained(NEW)"
         )
     raise CheckpointError(f"{directory}: neither {SINGLE_FILE} nor {INDEX_FILE}; is the download complete?")
 
