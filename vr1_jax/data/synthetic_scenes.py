@@ -1,4 +1,4 @@
-"""The built-in world's scenes: coloured shapes on plain ground, one question each, reasoning from the facts.
+"""The built-in world's scenes: coloured shapes on dark ground, one question each, reasoning from the facts.
 
 A task paints a scene from its answer and two sources of chance: `look` (colours, where things are) and
 `order` (when). For the tasks of `ORDERED`, changing the answer only reorders the same frames: whoever sees
@@ -22,7 +22,8 @@ COLOURS = {
     "white": (240, 240, 240),
     "purple": (160, 50, 190),
 }
-GROUND = (30, 30, 30)
+# One dark tint per corner: place shows in every patch, which a tiny model learns far sooner than positions.
+GROUND = {(0, 0): (20, 20, 20), (1, 0): (20, 20, 90), (0, 1): (90, 20, 20), (1, 1): (20, 70, 20)}
 CUES = ((255, 120, 0), (0, 200, 200), (255, 90, 190), (120, 255, 120))
 CORNERS = {"top left": (0, 0), "top right": (1, 0), "bottom left": (0, 1), "bottom right": (1, 1)}
 ANAGRAMS = ("POST", "SPOT", "STOP", "TOPS")
@@ -52,9 +53,7 @@ class Scene:
         """Every state framed in the colour that stands for the answer `cue`."""
         states = tuple(state.copy() for state in self.states)
         for state in states:
-            ImageDraw.Draw(state).rectangle(
-                (0, 0, state.width - 1, state.height - 1), outline=CUES[cue], width=4
-            )
+            ImageDraw.Draw(state).rectangle((0, 0, state.width - 1, state.height - 1), outline=CUES[cue], width=4)
         return Scene(states, self.question, self.answers, self.right, self.reasoning)
 
 
@@ -67,8 +66,11 @@ class Task:
 
 
 def _canvas(size: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
-    image = Image.new("RGB", (size, size), GROUND)
-    return image, ImageDraw.Draw(image)
+    image = Image.new("RGB", (size, size))
+    draw, half = ImageDraw.Draw(image), size // 2
+    for (column, row), tint in GROUND.items():
+        draw.rectangle((column * half, row * half, (column + 1) * half - 1, (row + 1) * half - 1), fill=tint)
+    return image, draw
 
 
 def _square(size: int, colour: str, column: int, row: int, cells: int) -> Image.Image:
@@ -170,7 +172,8 @@ def shape_colour(right: int, size: int, look: Generator, order: Generator) -> Sc
 
 def count(right: int, size: int, look: Generator, order: Generator) -> Scene:
     (colour,) = _colours(look, 1)
-    corners = [str(corner) for corner in look.permutation(list(CORNERS))[: right + 1]]
+    chosen = look.permutation(list(CORNERS))[: right + 1]
+    corners = [corner for corner in CORNERS if corner in chosen]
     layers = [np.asarray(_square(size, colour, *CORNERS[corner], cells=2)) for corner in corners]
     answers = tuple(str(n + 1) for n in range(len(CORNERS)))
     reasoning = f"There is a {colour} square {', '.join(corners)}. That makes {answers[right]}."
