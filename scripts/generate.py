@@ -1,0 +1,243 @@
+"""Ask a model a question, about a video, an image or neither.
+
+    python scripts/generate.py --model DIR --video clip.mp4 --question "What happens after the ball falls?"
+
+The question goes into the user's turn as it is; with --problem-type it gets the words that training puts around
+it, which ask for reasoning in <think> and the answer in <answer> tags. Answers are drawn as in training,
+temperature 1 and top-p 0.95, unless told otherwise. Text appears as it is written on a terminal. Exit code: 0
+done, 1 failed, 2 wrong usage.
+"""
+
+import argparse
+import dataclasses
+import json
+import math
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vr1_jax.data.collate import EncodedPrompt
+    from vr1_jax.data.frames import FrameBudget
+    from vr1_jax.data.tokenizer import ChatTokenizer
+    from vr1_jax.evaluation.asking import Answer
+    from vr1_jax.evaluation.chat_model import ChatModel
+    from vr1_jax.evaluation.prompting import View
+    from vr1_jax.sampling.generate import SamplingConfig
+
+PROBLEM_TYPES = ("multiple choice", "numerical", "OCR", "free-form", "regression")
+TOKENS_PER_PIECE = 4
+
+
+def messages(chosen: argparse.Namespace, kind: str) -> list[dict]:
+    """The conversation; with a problem type as training words it."""
+    from vr1_jax.data.prompts import question_text
+    from vr1_jax.data.records import Sample
+
+    question = chosen.question
+    if chosen.problem_type is not None:
+        options = tuple(chosen.options or ())
+        question = question_text(
+            Sample(0, None, question, kind, chosen.problem_type, options, answer="", solution="", path=None)
+        )
+    media = [] if kind == "text" else [{"type": "image" if kind == "image" else "video"}]
+    return [{"role": "user", "content": [*media, {"type": "text", "text": question}]}]
+
+
+def look(chosen: argparse.Namespace, kind: str, budget: "FrameBudget", chat: "ChatModel") -> "View | None":
+    if kind == "text":
+        return None
+    from vr1_jax.data.media import MediaReader
+    from vr1_jax.evaluation.prompting import view_media
+
+    with MediaReader(unit=chat.geometry.unit) as reader:
+        return view_media(reader, kind, chosen.image or chosen.video, chat.geometry, budget)
+
+
+def ask(chosen: argparse.Namespace, budget: "FrameBudget", config: "SamplingConfig") -> None:
+    from vr1_jax.evaluation.asking import answers
+    from vr1_jax.evaluation.chat_model import load_chat_model
+    from vr1_jax.evaluation.prompting import encode_messages
+
+    kind = kind_of(chosen)
+    chat = load_chat_model(chosen.model)
+    view = look(chosen, kind, budget, chat)
+    prompt = encode_messages(messages(chosen, kind), chat.tokenizer, view, chat.geometry.merge)
+    streams = sys.stdout.isatty() and not chosen.json and chosen.n == 1
+    started = time.perf_counter()
+    states = answers(
+        chat, prompt, config, n=chosen.n, seed=chosen.seed, every=TOKENS_PER_PIECE if streams else None
+    )
+    if streams:
+        print_stream(states, chat.tokenizer)
+        return
+    *_, state = states
+    found = state.finish(chat.tokenizer)
+    if chosen.json:
+        seconds = time.perf_counter() - started
+        media = None if view is None else describe(chosen.image or chosen.video, view, chat.geometry.patch)
+        print(json.dumps(report(chosen, config, prompt, media, found, seconds), ensure_ascii=False))
+    else:
+        print_answers(found)
+
+
+def print_stream(states, tokenizer: "ChatTokenizer") -> None:
+    from vr1_jax.evaluation.asking import TextStream
+
+    stream = TextStream(tokenizer)
+    for state in states:
+        print(stream.update(state.tokens[0]), end="", flush=True)
+    print(stream.update(state.tokens[0], last=True))
+
+
+def print_answers(answers: "list[Answer]") -> None:
+    for number, answer in enumerate(answers, 1):
+        if len(answers) > 1:
+            print(f"[{number}]")
+        print(answer.text)
+
+
+def report(
+    chosen: argparse.Namespace,
+    config: "SamplingConfig",
+    prompt: "EncodedPrompt",
+    media: dict | None,
+    found: "list[Answer]",
+    seconds: float,
+) -> dict[str, Any]:
+    return {
+        "model": str(chosen.model),
+        "question": chosen.question,
+        "media": media,
+        "prompt_tokens": len(prompt.tokens),
+        "sampling": dataclasses.asdict(config),
+        "seed": chosen.seed,
+        "seconds": round(seconds, 3),
+        "completions": [dataclasses.asdict(answer) for answer in found],
+    }
+
+
+def describe(path: Path, view: "View", patch: int) -> dict[str, Any]:
+    """What the model saw: `size` is width and height after resizing, `grid` slices and patch rows and columns."""
+    _, rows, columns = view.block.grid
+    seen = {"path": str(path), "size": [columns * patch, rows * patch], "grid": list(view.block.grid)}
+    if view.clip is not None:
+        clip = view.clip
+        seen |= {
+            "frames": clip.indices.tolist(),
+            "timestamps": [round(float(time), 6) for time in clip.timestamps],
+            "total_frames": clip.total_frames,
+            "fps": float(clip.fps),
+            "reader": clip.reader,
+        }
+    return seen
+
+
+def kind_of(chosen: argparse.Namespace) -> str:
+    if chosen.image is not None:
+        return "image"
+    if chosen.video is None:
+        return "text"
+    return "frames" if chosen.video.is_dir() else "video"
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--model", type=Path, required=True, metavar="DIR", help="Hugging Face, converted or run directory"
+    )
+    media = parser.add_mutually_exclusive_group()
+    media.add_argument("--video", type=Path, metavar="FILE", help="or a folder of frames, three for each second")
+    media.add_argument("--image", type=Path, metavar="FILE")
+    parser.add_argument("--question", type=text, required=True, metavar="TEXT")
+    parser.add_argument(
+        "--problem-type", choices=PROBLEM_TYPES, help="ask as training does; default: the question as it is"
+    )
+    parser.add_argument(
+        "--options", type=text, nargs="+", metavar="TEXT", help='of a multiple choice, as "A. red" "B. blue"'
+    )
+    parser.add_argument(
+        "--frames",
+        type=int,
+        metavar="N",
+        help="most frames of the video; default as training: 2 a second, 4 to 16",
+    )
+    parser.add_argument("--max-new-tokens", type=int, default=768, metavar="N", help="default 768")
+    parser.add_argument("--temperature", type=finite, metavar="X", help="default 1; 0 is --greedy")
+    parser.add_argument("--top-p", type=finite, metavar="X", help="default 0.95")
+    parser.add_argument("--greedy", action="store_true", help="always the most likely token")
+    parser.add_argument("--n", type=int, default=1, metavar="N", help="answers to draw, default 1")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same answers; default 0")
+    parser.add_argument("--json", action="store_true", help="one JSON object: text, tokens, log-probs, frames")
+    chosen = parser.parse_args(arguments)
+    if chosen.greedy and (chosen.temperature is not None or chosen.top_p is not None):
+        parser.error("--greedy takes the most likely token; it excludes --temperature and --top-p")
+    if chosen.n < 1:
+        parser.error(f"--n is {chosen.n}; it must be at least 1")
+    if not 0 <= chosen.seed < 2**63:
+        parser.error(f"--seed is {chosen.seed}; it must be at least 0 and below 2^63")
+    if (chosen.problem_type == "multiple choice") != bool(chosen.options):
+        parser.error('--problem-type "multiple choice" and --options need each other')
+    return chosen
+
+
+def text(argument: str) -> str:
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError("is not valid UTF-8") from None
+    if not argument.strip():
+        raise argparse.ArgumentTypeError("is empty")
+    return argument
+
+
+def finite(argument: str) -> float:
+    if not math.isfinite(number := float(argument)):
+        raise argparse.ArgumentTypeError(f"{argument} is not a finite number")
+    return number
+
+
+def sampling_config(chosen: argparse.Namespace) -> "SamplingConfig":
+    from vr1_jax.sampling.generate import SamplingConfig
+
+    given = {"temperature": 0.0 if chosen.greedy else chosen.temperature, "top_p": chosen.top_p}
+    return SamplingConfig(chosen.max_new_tokens, **{name: x for name, x in given.items() if x is not None})
+
+
+def main(arguments: list[str] | None = None) -> int:
+    chosen = parse_arguments(arguments)
+    from vr1_jax.data.frames import TRAINING_BUDGET, MediaError
+    from vr1_jax.data.tokenizer import TokenizerError
+    from vr1_jax.evaluation.prompting import frame_budget
+
+    try:
+        budget = frame_budget(chosen.frames, TRAINING_BUDGET)
+    except ValueError as error:
+        return fail(f"--frames: {error}", 2)
+    for path in (chosen.model, chosen.video, chosen.image):
+        if path is not None and not path.exists():
+            return fail(f"{path}: no such file or directory", 1)
+    from vr1_jax.evaluation.chat_model import CheckpointError, OutOfDeviceMemory
+    from vr1_jax.sampling.generate import SamplingError
+
+    try:
+        ask(chosen, budget, sampling_config(chosen))
+    except SamplingError as error:
+        return fail(str(error), 2)
+    except (MediaError, TokenizerError, CheckpointError, OutOfDeviceMemory) as error:
+        return fail(str(error), 1)
+    except OSError as error:
+        return fail(f"{error.filename or chosen.model}: {error.strerror or error}", 1)
+    except KeyboardInterrupt:
+        return fail("interrupted", 1)
+    return 0
+
+
+def fail(message: str, code: int) -> int:
+    print(f"generate: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

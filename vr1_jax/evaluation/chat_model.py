@@ -1,0 +1,93 @@
+"""A model directory made ready to answer: weights, tokenizer, and how prompts are laid out for it."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vr1_jax.data.collate import Bucket, EncodedPrompt, collate
+from vr1_jax.data.frames import VisualGeometry
+from vr1_jax.data.layout import PositionRule, PromptLayout
+from vr1_jax.data.tokenizer import ChatTokenizer, load_tokenizer
+from vr1_jax.models.config import ModelConfig
+from vr1_jax.models.qwen25vl import Qwen25VL
+from vr1_jax.types import Prompt
+from vr1_jax.weights.checkpoint_dir import assets_directory
+from vr1_jax.weights.errors import CheckpointError
+from vr1_jax.weights.loading import load_model
+
+
+class OutOfDeviceMemory(RuntimeError):
+    """Model and batch do not fit."""
+
+
+@dataclass(frozen=True)
+class ChatModel:
+    """Everything that turns questions into arrays, and the model that takes them."""
+
+    model: Qwen25VL
+    config: ModelConfig
+    tokenizer: ChatTokenizer
+    layout: PromptLayout
+    dtype: np.dtype
+
+    @property
+    def geometry(self) -> VisualGeometry:
+        vision = self.config.vision
+        return VisualGeometry(vision.patch, vision.merge, vision.temporal)
+
+    def batch(self, prompts: Sequence[EncodedPrompt], bucket: Bucket) -> Prompt:
+        """The prompts on the device, padded to the bucket."""
+        values = self.config.vision.patch_values
+        arrays = collate(prompts, bucket, self.layout, pad_token=self.tokenizer.pad_token, values=values)
+        return Prompt(**{name: jnp.asarray(array) for name, array in arrays.items()})
+
+    @contextlib.contextmanager
+    def computing(self) -> Iterator[None]:
+        """Around every use of the model: float32 that is float32, and a readable end of the device's memory."""
+        # Accelerators round the factors of float32 products to 10 or 7 bits unless told not to.
+        exact = jax.default_matmul_precision("highest") if self.dtype == np.float32 else contextlib.nullcontext()
+        try:
+            with exact:
+                yield
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            raise OutOfDeviceMemory(
+                "the device has too little memory for this model and input; fewer frames, bfloat16 weights or a "
+                "larger device would do"
+            ) from error
+
+
+def load_chat_model(
+    path: str | PathLike[str], *, dtype: str | None = None, rule: PositionRule = "published"
+) -> ChatModel:
+    """From a Hugging Face, converted or run directory. The default dtype is bfloat16, on a CPU float32."""
+    if not Path(path).is_dir():
+        raise CheckpointError(f"{path}: no such directory; --model takes a model directory")
+    tokenizer = load_tokenizer(assets_directory(Path(path)))
+    if dtype is None:
+        dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    model, config = load_model(path, dtype=dtype)
+    _check_match(path, tokenizer, config)
+    return ChatModel(model, config, tokenizer, PromptLayout.of(config, rule), np.dtype(jnp.dtype(dtype)))
+
+
+def _check_match(path, tokenizer: ChatTokenizer, config: ModelConfig) -> None:
+    """Ids that the model does not know would be read as other tokens, silently."""
+    ours, theirs = (tokenizer.image_token, tokenizer.video_token), (config.image_token, config.video_token)
+    if ours != theirs:
+        raise CheckpointError(
+            f"{path}: the tokenizer's image and video tokens are {ours}, config.json says {theirs}: "
+            "the two belong to different models"
+        )
+    if len(tokenizer.hf) > config.text.vocab:
+        raise CheckpointError(
+            f"{path}: the tokenizer has {len(tokenizer.hf)} tokens, the model's vocabulary only "
+            f"{config.text.vocab}: the two belong to different models"
+        )

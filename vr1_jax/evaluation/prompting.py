@@ -1,0 +1,138 @@
+"""A question and its media to an encoded prompt: what training would build."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import numpy as np
+
+from vr1_jax.data.collate import EncodedPrompt
+from vr1_jax.data.frames import IMAGE_BUDGET, FrameBudget, ImageBudget, VisualGeometry, patchify
+from vr1_jax.data.layout import VisualBlock
+from vr1_jax.data.media import MediaReader
+from vr1_jax.data.prompts import FIXED, PromptStyle, encode_prompt
+from vr1_jax.data.records import Sample
+from vr1_jax.data.tokenizer import ChatTokenizer
+from vr1_jax.data.video import Clip
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class View:
+    """An image or video as the model will see it. `clip` tells which frames those are; None for an image."""
+
+    block: VisualBlock
+    patches: np.ndarray
+    clip: Clip | None = None
+
+    @classmethod
+    def of_image(cls, pixels: np.ndarray, geometry: VisualGeometry) -> "View":
+        patches, grid = patchify(pixels[None], geometry)
+        return cls(VisualBlock(grid), patches)
+
+    @classmethod
+    def of_clip(cls, clip: Clip, geometry: VisualGeometry) -> "View":
+        patches, grid = patchify(clip.frames, geometry)
+        return cls(VisualBlock(grid, geometry.temporal / clip.sample_fps), patches, clip)
+
+    def tokens(self, geometry: VisualGeometry) -> int:
+        return self.block.units(geometry.merge)
+
+
+def view_media(
+    reader: MediaReader,
+    kind: Literal["image", "video", "frames"],
+    path: Path,
+    geometry: VisualGeometry,
+    frames: FrameBudget,
+    images: ImageBudget = IMAGE_BUDGET,
+) -> View:
+    if kind == "image":
+        return View.of_image(reader.image(path, images), geometry)
+    read = reader.frame_folder if kind == "frames" else reader.video
+    return View.of_clip(read(path, frames), geometry)
+
+
+def encode_messages(
+    messages: list[dict], tokenizer: ChatTokenizer, view: View | None, merge: int
+) -> EncodedPrompt:
+    """A conversation up to the answer, with at most one image or video."""
+    counts = [] if view is None else [view.block.units(merge)]
+    return _encoded(tokenizer.encode_chat(messages, counts), view)
+
+
+@dataclass(frozen=True)
+class RecordEncoder:
+    """Records to prompts, media read under `root`. Safe to share between threads."""
+
+    tokenizer: ChatTokenizer
+    root: Path
+    geometry: VisualGeometry
+    frames: FrameBudget
+    images: ImageBudget = IMAGE_BUDGET
+    style: PromptStyle = FIXED
+
+    def encode(self, sample: Sample, reader: MediaReader) -> EncodedPrompt:
+        """Raises RecordError or MediaError for a record that cannot become a prompt."""
+        if sample.data_type == "text":
+            return _encoded(encode_prompt(sample, self.tokenizer, 0, self.style), None)
+        path = sample.media(self.root)
+        view = view_media(reader, sample.data_type, path, self.geometry, self.frames, self.images)
+        return _encoded(encode_prompt(sample, self.tokenizer, view.tokens(self.geometry), self.style), view)
+
+
+def _encoded(tokens: list[int], view: View | None) -> EncodedPrompt:
+    views = () if view is None else (view,)
+    return EncodedPrompt(
+        np.array(tokens, np.int32), tuple(v.block for v in views), tuple(v.patches for v in views)
+    )
+
+
+def frame_budget(most_frames: int | None, base: FrameBudget) -> FrameBudget:
+    """The budget with another limit of frames; a ValueError names what is wrong with it."""
+    if most_frames is None:
+        return base
+    return FrameBudget(
+        base.fps,
+        min(base.min_frames, most_frames),
+        most_frames,
+        base.min_pixels,
+        base.max_pixels,
+        base.total_pixels,
+    )
+
+
+def read_ahead(
+    work: Callable[[Item, MediaReader], Result], items: Iterable[Item], unit: int, depth: int = 16
+) -> Iterator[Result]:
+    """`work` on every item, in order, some of it done in advance by threads with a decoding process each."""
+    workers = min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    readers = deque(MediaReader(unit=unit) for _ in range(workers))
+    everyone = tuple(readers)
+
+    def task(item: Item) -> Result:
+        reader = readers.popleft()  # as many readers as threads: there is always one
+        try:
+            return work(item, reader)
+        finally:
+            readers.append(reader)
+
+    pending: deque = deque()
+    pool = ThreadPoolExecutor(workers)
+    try:
+        for item in items:
+            pending.append(pool.submit(task, item))
+            if len(pending) > depth:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        for reader in everyone:
+            reader.close()
