@@ -53,7 +53,7 @@ class ParameterWriter:
 
     def create(self, path: str, stacked: bool) -> ts.TensorStore:
         shape = self._shapes[path]
-        chunk = blocks.chunk_shape(shape, self._dtype.itemsize, stacked)
+        file, part = blocks.chunk_shapes(shape, self._dtype.itemsize, stacked)
         return ts.open(
             {
                 "driver": "zarr3",
@@ -63,7 +63,7 @@ class ParameterWriter:
             },
             dtype=ts.dtype(self._dtype),
             shape=shape,
-            chunk_layout=ts.ChunkLayout(chunk_shape=chunk),
+            chunk_layout=ts.ChunkLayout(write_chunk_shape=file, read_chunk_shape=part),
             create=True,
             delete_existing=True,
         ).result()

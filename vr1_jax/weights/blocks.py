@@ -1,5 +1,6 @@
 """Blocks of arrays on the host: indices, and casts that stay quick for bfloat16."""
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -7,7 +8,8 @@ import numpy as np
 Index = tuple[slice, ...]
 
 _BITS = {2: np.uint16, 4: np.uint32}
-_BLOCK_BYTES = 32 * 2**20
+_FILE_BYTES = 32 * 2**20
+_PART_BYTES = 4 * 2**20
 
 
 def everything(shape: tuple[int, ...]) -> Index:
@@ -23,18 +25,25 @@ def block_shape(index: Index, shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(stop - start for start, stop in bounds(index, shape))
 
 
-def chunk_shape(shape: tuple[int, ...], itemsize: int, stacked: bool) -> tuple[int, ...]:
-    """How a parameter lies on disk: layers apart, and leading axes cut until a chunk is about 32 MiB."""
-    chunk = [1, *shape[1:]] if stacked else list(shape)
+def chunk_shapes(shape: tuple[int, ...], itemsize: int, stacked: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """How a parameter lies on disk: what one file holds, and the parts of it that can be read alone.
+
+    A file holds one layer, or rows of about 32 MiB; a part holds rows of at most 4 MiB, so that each device
+    of a mesh decodes little more than its own.
+    """
     axis = int(stacked)
-    row_bytes = itemsize * int(np.prod(chunk[axis + 1 :], dtype=np.int64))
-    chunk[axis] = max(1, min(chunk[axis], _BLOCK_BYTES // row_bytes))
-    return tuple(chunk)
+    row_bytes = itemsize * math.prod(shape[axis + 1 :])
+    most = max(1, _PART_BYTES // row_bytes)
+    part = next(rows for rows in range(min(most, shape[axis]), 0, -1) if shape[axis] % rows == 0)
+    rows = shape[axis] if stacked else part * max(1, min(_FILE_BYTES // (part * row_bytes), shape[axis] // part))
+    leading, trailing = shape[:axis], shape[axis + 1 :]
+    ones = (1,) * len(leading)
+    return (*ones, rows, *trailing), (*ones, part, *trailing)
 
 
 def write_order(shape: tuple[int, ...], itemsize: int, stacked: bool) -> Iterator[Index]:
-    """Blocks that cover an array, each made of whole chunks: a layer, or some rows."""
-    rows = 1 if stacked else chunk_shape(shape, itemsize, stacked)[0]
+    """Blocks that cover an array, each the content of one file: a layer, or some rows."""
+    rows = chunk_shapes(shape, itemsize, stacked)[0][0]
     for start in range(0, shape[0], rows):
         yield (slice(start, min(start + rows, shape[0])), *everything(shape[1:]))
 
