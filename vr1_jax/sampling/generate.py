@@ -162,9 +162,10 @@ def advance(
     model: Qwen25VL, state: SamplingState, limits: Limits, plan: Plan, until: Int[Array, ""]
 ) -> SamplingState:
     """Decode until `until` tokens are written, the length limit is reached or every row has stopped."""
+    last = jnp.minimum(jnp.minimum(until, limits.max_new_tokens), plan.capacity)
 
     def unfinished(state):
-        return (state.step < jnp.minimum(until, limits.max_new_tokens)) & ~state.done.all()
+        return (state.step < last) & ~state.done.all()
 
     def body(state):
         newest = jax.lax.dynamic_index_in_dim(state.tokens, state.step - 1, axis=2, keepdims=False)
@@ -176,7 +177,7 @@ def advance(
 
 def finish(state: SamplingState) -> Completion:
     mask = jnp.arange(state.tokens.shape[2]) < state.lengths[..., None]
-    return Completion(state.tokens, mask, state.logps, state.done)
+    return Completion(state.tokens, mask, state.logps, state.done & (state.lengths > 0))
 
 
 def split_groups(completion: Completion, groups: tuple[int, ...]) -> list[Completion]:

@@ -34,12 +34,17 @@ def sample(
     top_p: Float[Array, ""],
     top_k: int = 0,
 ) -> Int[Array, "*rows"]:
-    """One token per row, each from its own key. Temperature 0 is greedy; top_k 0 keeps all tokens."""
-    best = jnp.argmax(logits, axis=-1)
-    scaled = logits / jnp.where(temperature > 0, temperature, 1.0)
-    weights = jnp.exp(scaled - scaled.max(-1, keepdims=True))
-    drawn = _sample_top_k(weights, keys, top_p, top_k) if top_k else _sample_nucleus(weights, keys, top_p)
-    return jnp.where(temperature > 0, drawn, best)
+    """One token per row, each from its own key. Temperature 0 is greedy; top_k 0 keeps all tokens.
+
+    A row of logits that are not finite numbers gets a token all the same: its log-prob shows what it is worth.
+    """
+
+    def draw():
+        scaled = logits / temperature
+        weights = jnp.exp(scaled - scaled.max(-1, keepdims=True))
+        return _sample_top_k(weights, keys, top_p, top_k) if top_k else _sample_nucleus(weights, keys, top_p)
+
+    return jax.lax.cond(temperature > 0, draw, lambda: jnp.argmax(logits, axis=-1).astype(jnp.int32))
 
 
 def truncated_log_prob(
@@ -49,23 +54,29 @@ def truncated_log_prob(
     top_p: Float[Array, ""],
     top_k: int = 0,
 ) -> Float[Array, "*rows"]:
-    """Log-prob under the distribution that was sampled from. Sorts: for inspection, not for every step."""
+    """Log-prob of drawn tokens under what they were drawn from. Sorts: for inspection, not for every step."""
     scaled = logits / jnp.where(temperature > 0, temperature, 1.0)
     chosen = jnp.take_along_axis(scaled, tokens[..., None], axis=-1)[..., 0]
     ordered = jnp.sort(scaled, axis=-1, descending=True)[..., : top_k or None]
-    probs = jax.nn.softmax(ordered, axis=-1)
-    kept = jnp.cumsum(probs, axis=-1) - probs < top_p
+    kept = _in_nucleus(jax.nn.softmax(ordered, axis=-1), top_p)
     log_mass = jax.nn.logsumexp(ordered, axis=-1, where=kept)
     return jnp.where(temperature > 0, chosen - log_mass, 0.0)
 
 
 def _sample_top_k(weights, keys, top_p, top_k):
     """Top-p within the k most likely: what is left fits a sort."""
-    values, indices = jax.lax.top_k(weights, top_k)
-    above = jnp.cumsum(values, axis=-1) - values
-    values = jnp.where(above < top_p * values.sum(-1, keepdims=True), values, 0.0)
-    place = _first_above(jnp.cumsum(values, axis=-1), _uniform(keys, 0) * values.sum(-1))
+    values, indices = jax.lax.top_k(weights, min(top_k, weights.shape[-1]))
+    values = jnp.where(_in_nucleus(values, top_p), values, 0.0)
+    place = _first_above(values, _uniform(keys, 0) * values.sum(-1))
     return jnp.take_along_axis(indices, place[..., None], axis=-1)[..., 0]
+
+
+def _in_nucleus(ordered, top_p):
+    """Which of these weights, largest first, have less than top_p of the mass strictly above them."""
+    above = jnp.cumsum(ordered, axis=-1) - ordered
+    leads = jnp.concatenate([jnp.ones_like(ordered[..., :1], bool), ordered[..., 1:] < ordered[..., :-1]], axis=-1)
+    above_ties = jax.lax.cummax(jnp.where(leads, above, 0.0), axis=ordered.ndim - 1)
+    return (above_ties < top_p * ordered.sum(-1, keepdims=True)) | (top_p >= 1)
 
 
 def _sample_nucleus(weights, keys, top_p):
@@ -77,7 +88,8 @@ def _sample_nucleus(weights, keys, top_p):
         proposed = _draw(candidates, _uniform(keys, round_))
         weight = jnp.take_along_axis(weights, proposed[..., None], axis=-1)
         mass_above = jnp.where(weights > weight, weights, 0.0).sum(-1)
-        inside = mass_above < top_p * total
+        # Both ways of asking matter: sums of tiny weights round, and nan must not keep the loop alive.
+        inside = ~(mass_above >= top_p * total) | (top_p >= 1)
         tokens = jnp.where(accepted, tokens, proposed)
         floor = jnp.where(accepted | inside, floor, weight[..., 0])
         return round_ + 1, tokens, accepted | inside, floor
@@ -92,19 +104,24 @@ def _draw(weights, uniform):
     size = weights.shape[-1]
     padded = jnp.pad(weights, [(0, 0)] * (weights.ndim - 1) + [(0, -size % _BLOCK)])
     blocks = padded.reshape(*weights.shape[:-1], -1, _BLOCK)
-    ends = jnp.cumsum(blocks.sum(-1), axis=-1)
+    sums = blocks.sum(-1)
+    ends = jnp.cumsum(sums, axis=-1)
     target = uniform * ends[..., -1]
-    block = _first_above(ends, target)
+    block = _first_above(sums, target)
     inside = jnp.take_along_axis(blocks, block[..., None, None], axis=-2)[..., 0, :]
-    before = jnp.take_along_axis(ends, block[..., None], axis=-1)[..., 0] - inside.sum(-1)
-    place = _first_above(jnp.cumsum(inside, axis=-1), target - before)
-    return (block * _BLOCK + place).astype(jnp.int32)
+    before = jnp.take_along_axis(ends - sums, block[..., None], axis=-1)[..., 0]
+    return block * _BLOCK + _first_above(inside, target - before)
 
 
-def _first_above(sums, target):
-    """First index whose running sum exceeds the target; the last that adds anything if rounding lets none."""
-    reached = jnp.minimum(target, jnp.nextafter(sums[..., -1], -jnp.inf))
-    return jnp.argmax(sums > reached[..., None], axis=-1)
+def _first_above(weights, target):
+    """Where the running sum exceeds the target; the last place with any weight if rounding lets none.
+
+    Never a place without weight: summed in parallel, a running sum may rise by rounding alone.
+    """
+    has_weight = weights > 0
+    above = has_weight & (jnp.cumsum(weights, axis=-1) > target[..., None])
+    last = jnp.max(jnp.where(has_weight, jnp.arange(weights.shape[-1]), 0), axis=-1)
+    return jnp.where(above.any(-1), jnp.argmax(above, axis=-1), last).astype(jnp.int32)
 
 
 def _uniform(keys, round_):
