@@ -15,141 +15,29 @@ could be, 2 for wrong usage.
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vr1_jax.data.frames import FrameBudget
-    from vr1_jax.data.media import MediaReader
-    from vr1_jax.evaluation.chat_model import ChatModel
-    from vr1_jax.evaluation.likelihood import Answered
-    from vr1_jax.evaluation.prompting import RecordEncoder
-
-# Lines encoded before they are sorted into batches: enough to find neighbours of similar size.
-CHUNK_LINES, CHUNK_BYTES = 64, 512 << 20
-
-
-@dataclass(frozen=True)
-class Line:
-    """One line of the input, encoded or refused."""
-
-    index: int
-    item: "Answered | None"
-    error: str | None = None
-
-    @property
-    def bytes(self) -> int:
-        return 0 if self.item is None else sum(patches.nbytes for patches in self.item.prompt.patches)
-
-
-def encode_line(index: int, text: bytes, file: Path, encoder: "RecordEncoder", reader: "MediaReader") -> Line:
-    from vr1_jax.data.frames import MediaError
-    from vr1_jax.data.prompts import encode_completion
-    from vr1_jax.data.records import RecordError, parse_record
-    from vr1_jax.evaluation.likelihood import Answered
-
-    try:
-        sample = parse_record(parse_json(text), index=index, file=str(file))
-        answer = encode_completion(completion_of(sample), encoder.tokenizer)
-        return Line(index, Answered(encoder.encode(sample, reader), tuple(answer)))
-    except (RecordError, MediaError) as error:
-        return Line(index, None, " ".join(str(error).split()))
-
-
-def parse_json(text: bytes) -> object:
-    from vr1_jax.data.records import RecordError
-
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise RecordError(f"the line is not JSON: {error}") from None
-
-
-def completion_of(sample) -> str:
-    completion = sample.extras.get("completion")
-    if not isinstance(completion, str):
-        sample.refuse("is missing" if completion is None else "is not text", "completion")
-    try:
-        completion.encode()
-    except UnicodeEncodeError:
-        sample.refuse("holds half a surrogate pair, which is not valid text", "completion")
-    return completion
-
-
-def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    with path.open("rb") as file:
-        for index, line in enumerate(file):
-            text = line.removeprefix(b"\xef\xbb\xbf") if index == 0 else line
-            if text.strip():
-                yield index, text
-
-
-def chunks(lines: Iterable[Line]) -> Iterator[list[Line]]:
-    chunk: list[Line] = []
-    for line in lines:
-        chunk.append(line)
-        if len(chunk) == CHUNK_LINES or sum(line.bytes for line in chunk) >= CHUNK_BYTES:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
-
-
-def score(chat: "ChatModel", lines: Iterable[Line]) -> Iterator[dict]:
-    """Output lines, in the order of the input."""
-    import numpy as np
-
-    from vr1_jax.evaluation.batching import Batcher
-    from vr1_jax.evaluation.likelihood import answer_logps
-
-    batcher = Batcher()
-    for chunk in chunks(lines):
-        good = [line for line in chunk if line.item is not None]
-        found = {good[n].index: logps for n, logps in answer_logps(chat, [line.item for line in good], batcher)}
-        for line in chunk:
-            if line.item is None:
-                yield result(line.index, error=line.error)
-            elif not np.isfinite(found[line.index]).all():
-                yield result(line.index, error="the model's log-probs are not finite numbers")
-            else:
-                yield result(line.index, line.item, found[line.index].tolist())
-
-
-def result(index: int, item: "Answered | None" = None, logps: list[float] = (), error: str | None = None) -> dict:
-    return {
-        "index": index,
-        "prompt_tokens": 0 if item is None else len(item.prompt.tokens),
-        "token_ids": [] if item is None else list(item.answer),
-        "logprobs": list(logps),
-        "error": error,
-    }
 
 
 def run(chosen: argparse.Namespace, budget: "FrameBudget") -> tuple[int, int]:
     """Writes the output; how many lines were scored, and how many were not."""
     from vr1_jax.data.records import RecordError
+    from vr1_jax.evaluation.chat_model import load_chat_model
+    from vr1_jax.evaluation.output import Progress, whole_file
+    from vr1_jax.evaluation.score_file import read_lines, score_file
 
     total = sum(1 for _ in read_lines(chosen.records))
     if not total:
         raise RecordError("holds no records", file=str(chosen.records))
-    from vr1_jax.evaluation.chat_model import load_chat_model
-    from vr1_jax.evaluation.output import Progress, whole_file
-    from vr1_jax.evaluation.prompting import RecordEncoder, read_ahead
-
     chat = load_chat_model(chosen.model, dtype=chosen.dtype, rule=chosen.positions)
-    encoder = RecordEncoder(chat.tokenizer, chosen.media_root, chat.geometry, budget)
-
-    def encode(line: tuple[int, bytes], reader: "MediaReader") -> Line:
-        return encode_line(*line, chosen.records, encoder, reader)
-
-    lines = read_ahead(encode, read_lines(chosen.records), chat.geometry.unit)
     failed = 0
     with whole_file(chosen.out) as out, Progress("scored", total) as progress:
-        for record in score(chat, lines):
-            out.write(json.dumps(record, allow_nan=False) + "\n")
-            failed += record["error"] is not None
+        for result in score_file(chat, chosen.records, chosen.media_root, budget):
+            out.write(json.dumps(result, allow_nan=False) + "\n")
+            failed += result["error"] is not None
             progress.advance()
     return total - failed, failed
 

@@ -41,10 +41,8 @@ def run(main, tiny_model, small_world, tmp_path_factory):
         folder = tmp_path_factory.mktemp("score")
         text = [line if isinstance(line, str) else json.dumps(line) for line in lines]
         (folder / "in.jsonl").write_text("".join(f"{line}\n" for line in text))
-        code = main(
-            ["--model", str(model), "--records", str(folder / "in.jsonl"), "--out", str(folder / "out.jsonl")]
-            + ["--media-root", str(small_world / "media"), *more]
-        )
+        files = ["--records", str(folder / "in.jsonl"), "--out", str(folder / "out.jsonl")]
+        code = main(["--model", str(model), *files, "--media-root", str(small_world / "media"), *more])
         out = folder / "out.jsonl"
         assert sorted(path.name for path in folder.iterdir()) == ["in.jsonl", "out.jsonl"][: 1 + out.exists()]
         return code, [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else None
@@ -113,7 +111,7 @@ def test_batching_changes_nothing(run, scored, records):
     _, alone = run([records[3]])
     for line, n in [*zip(shuffled, order, strict=True), (alone[0], 3)]:
         assert line["token_ids"] == scored[n]["token_ids"]
-        np.testing.assert_allclose(line["logprobs"], scored[n]["logprobs"], atol=1e-5, rtol=0)
+        np.testing.assert_allclose(line["logprobs"], scored[n]["logprobs"], atol=TOLERANCE / 2, rtol=0)
 
 
 def test_converted_checkpoint(run, scored, records, tiny_model, tmp_path):
@@ -123,7 +121,7 @@ def test_converted_checkpoint(run, scored, records, tiny_model, tmp_path):
     code, lines = run(records[:2], model=tmp_path / "converted")
     assert code == 0
     for line, expected in zip(lines, scored[:2], strict=True):
-        np.testing.assert_allclose(line["logprobs"], expected["logprobs"], atol=1e-6, rtol=0)
+        np.testing.assert_allclose(line["logprobs"], expected["logprobs"], atol=TOLERANCE / 2, rtol=0)
 
 
 def test_bfloat16_is_close(run, scored, records):
@@ -155,7 +153,7 @@ def test_bad_lines_cost_themselves(run, scored, records, capsys):
         assert "\n" not in line["error"]
         assert (line["token_ids"], line["logprobs"]) == ([], [])
     assert [found[n]["error"] for n in (0, -1)] == [None, None]
-    np.testing.assert_allclose(found[-1]["logprobs"], scored[4]["logprobs"], atol=1e-5, rtol=0)
+    np.testing.assert_allclose(found[-1]["logprobs"], scored[4]["logprobs"], atol=TOLERANCE / 2, rtol=0)
     assert f"2 of {len(bad) + 2} scored, {len(bad)} errors" in capsys.readouterr().out
 
 

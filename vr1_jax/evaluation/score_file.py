@@ -1,0 +1,114 @@
+"""A file of records with completions to a stream of scored lines."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vr1_jax.data.frames import FrameBudget, MediaError
+from vr1_jax.data.media import MediaReader
+from vr1_jax.data.prompts import encode_completion
+from vr1_jax.data.records import RecordError, Sample, parse_record
+from vr1_jax.evaluation.batching import Batcher
+from vr1_jax.evaluation.chat_model import ChatModel
+from vr1_jax.evaluation.likelihood import Answered, answer_logps
+from vr1_jax.evaluation.prompting import RecordEncoder, read_ahead
+
+# Lines encoded before they are sorted into batches: enough to find neighbours of similar size.
+CHUNK_LINES, CHUNK_BYTES = 64, 512 << 20
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the input, encoded or refused."""
+
+    index: int
+    item: Answered | None
+    error: str | None = None
+
+    @property
+    def bytes(self) -> int:
+        return 0 if self.item is None else sum(patches.nbytes for patches in self.item.prompt.patches)
+
+
+def score_file(chat: ChatModel, records: Path, media_root: Path, frames: FrameBudget) -> Iterator[dict[str, Any]]:
+    """One result for each line that is not blank, in order; what cannot be scored says why."""
+    encoder = RecordEncoder(chat.tokenizer, media_root, chat.geometry, frames)
+
+    def encode(line: tuple[int, bytes], reader: MediaReader) -> Line:
+        index, text = line
+        try:
+            sample = parse_record(_parse_json(text), index=index, file=str(records))
+            answer = encode_completion(_completion(sample), chat.tokenizer)
+            return Line(index, Answered(encoder.encode(sample, reader), tuple(answer)))
+        except (RecordError, MediaError) as error:
+            return Line(index, None, " ".join(str(error).split()))
+
+    batcher = Batcher()
+    for chunk in _chunks(read_ahead(encode, read_lines(records), chat.geometry.unit)):
+        yield from _score(chat, chunk, batcher)
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines with something in them, by number from 0."""
+    with path.open("rb") as file:
+        for index, line in enumerate(file):
+            text = line.removeprefix(b"\xef\xbb\xbf") if index == 0 else line
+            if text.strip():
+                yield index, text
+
+
+def _parse_json(text: bytes) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, brackets 100,000 deep
+        raise RecordError(f"the line is not JSON: {error}") from None
+
+
+def _completion(sample: Sample) -> str:
+    completion = sample.extras.get("completion")
+    if not isinstance(completion, str):
+        sample.refuse("is missing" if completion is None else "is not text", "completion")
+    try:
+        completion.encode()
+    except UnicodeEncodeError:
+        sample.refuse("holds half a surrogate pair, which is not valid text", "completion")
+    return completion
+
+
+def _chunks(lines: Iterable[Line]) -> Iterator[list[Line]]:
+    chunk: list[Line] = []
+    for line in lines:
+        chunk.append(line)
+        if len(chunk) == CHUNK_LINES or sum(line.bytes for line in chunk) >= CHUNK_BYTES:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _score(chat: ChatModel, chunk: list[Line], batcher: Batcher) -> Iterator[dict[str, Any]]:
+    good = [line for line in chunk if line.item is not None]
+    found = {good[n].index: logps for n, logps in answer_logps(chat, [line.item for line in good], batcher)}
+    for line in chunk:
+        if line.item is None:
+            yield _result(line.index, error=line.error)
+        elif not np.isfinite(found[line.index]).all():
+            yield _result(line.index, error="the model's log-probs are not finite numbers")
+        else:
+            yield _result(line.index, line.item, found[line.index].tolist())
+
+
+def _result(
+    index: int, item: Answered | None = None, logps: Sequence[float] = (), error: str | None = None
+) -> dict[str, Any]:
+    return {
+        "index": index,
+        "prompt_tokens": 0 if item is None else len(item.prompt.tokens),
+        "token_ids": [] if item is None else list(item.answer),
+        "logprobs": list(logps),
+        "error": error,
+    }
