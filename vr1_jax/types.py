@@ -128,6 +128,20 @@ class Experience:
 
 
 @pytree
+class Supervised:
+    """Prompts with the answers to imitate, one each (G = 1), right-padded."""
+
+    prompt: Prompt
+    tokens: Int[Array, "B 1 C"]
+    mask: Bool[Array, "B 1 C"]  # what the loss counts of the answers
+    prompt_mask: Bool[Array, "B T"] | None  # what it counts of the prompts: None for nothing
+
+    def token_count(self) -> Float[Array, ""]:
+        count = self.mask.sum(dtype=jnp.float32)
+        return count if self.prompt_mask is None else count + self.prompt_mask[:, 1:].sum(dtype=jnp.float32)
+
+
+@pytree
 class TrainState:
     """What a training step replaces, and what a checkpoint holds."""
 

@@ -13,12 +13,13 @@ import optax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from vr1_jax.models import qwen25vl
 from vr1_jax.models.qwen25vl import Qwen25VL
 from vr1_jax.rl.advantages import GRPOConfig
-from vr1_jax.rl.logprobs import TokenScores, score_completions
+from vr1_jax.rl.logprobs import TokenScores, score_completions, score_tokens
 from vr1_jax.rl.loss import loss_denominator, policy_loss
 from vr1_jax.training.optimizer import OptimizerConfig, make_optimizer
-from vr1_jax.types import Experience, Prompt, TrainState
+from vr1_jax.types import Experience, Prompt, Supervised, TrainState
 
 Metrics = dict[str, Float[Array, ""]]
 
@@ -28,15 +29,15 @@ def cast(tree: Any, dtype: DTypeLike) -> Any:
 
 
 def init_state(model: Qwen25VL, optimizer: OptimizerConfig) -> TrainState:
-    zero = jnp.int32(0)
-    return TrainState(model, make_optimizer(optimizer).init(model), zero, zero, zero)
+    counters = (jnp.zeros((), jnp.int32) for _ in range(3))  # not one zero thrice: the state is donated
+    return TrainState(model, make_optimizer(optimizer).init(model), *counters)
 
 
 @functools.partial(jax.jit, static_argnames="microbatches")
 def score_batch(model: Qwen25VL, prompt: Prompt, tokens: jax.Array, *, microbatches: int = 1) -> TokenScores:
     """Log-probs of completions as they are: for the reference, and for the policy before an update."""
-    scores = jax.lax.map(lambda x: score_completions(model, *x), _split((prompt, tokens), microbatches))
-    return _join(scores)
+    scores = jax.lax.map(lambda x: score_completions(model, *x), split_rows((prompt, tokens), microbatches))
+    return join_rows(scores)
 
 
 @functools.partial(
@@ -78,9 +79,62 @@ def grpo_step(
         metrics["sampler_gap_mean"], metrics["sampler_gap_max"] = gap.sum() / tokens, gap.max()
         return value, jax.tree.map(jax.lax.stop_gradient, metrics)
 
-    grads, value, metrics = _accumulate(loss, state.model, _split(experience, microbatches))
+    grads, value, metrics = accumulate(loss, state.model, split_rows(experience, microbatches))
     state, update_metrics = apply_gradients(state, grads, value, optimizer)
     return state, {"loss": value, **metrics, **update_metrics}
+
+
+@functools.partial(
+    jax.jit, static_argnames=("optimizer", "microbatches", "compute_dtype"), donate_argnames="state"
+)
+def sft_step(
+    state: TrainState,
+    batch: Supervised,
+    *,
+    optimizer: OptimizerConfig,
+    microbatches: int = 1,
+    compute_dtype: DTypeLike = jnp.bfloat16,
+) -> tuple[TrainState, Metrics]:
+    """One supervised update: the mean over all tokens that the loss counts."""
+    total = jnp.maximum(batch.token_count(), 1)
+
+    def loss(model: Qwen25VL, part: Supervised) -> tuple[jax.Array, Metrics]:
+        value, metrics = supervised_loss(cast(model, compute_dtype), part)
+        return value / total, metrics
+
+    grads, value, metrics = accumulate(loss, state.model, split_rows(batch, microbatches))
+    state, update_metrics = apply_gradients(state, grads, value, optimizer)
+    return state, {"loss": value, **metrics, **update_metrics}
+
+
+@functools.partial(jax.jit, static_argnames=("microbatches", "compute_dtype"))
+def sft_loss(
+    model: Qwen25VL, batch: Supervised, *, microbatches: int = 1, compute_dtype: DTypeLike = jnp.bfloat16
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Held-out loss: the sum over tokens, and how many there are."""
+
+    def one(part: Supervised):
+        value, metrics = supervised_loss(cast(model, compute_dtype), part)
+        return value, metrics["tokens"]
+
+    values, tokens = jax.lax.map(one, split_rows(batch, microbatches))
+    return values.sum(), tokens.sum()
+
+
+def supervised_loss(model: Qwen25VL, batch: Supervised) -> tuple[jax.Array, Metrics]:
+    """Summed negative log-probs of the targets, and of the prompt where its mask says so."""
+    of_prompt, of_targets = qwen25vl.forward_completions(model, batch.prompt, batch.tokens)
+    scores = score_tokens(model, of_targets, batch.tokens)
+    value = -jnp.where(batch.mask, scores.logps, 0.0).sum()
+    tokens = batch.token_count()
+    if batch.prompt_mask is not None:
+        following = batch.prompt.tokens[:, None, 1:]
+        prompt_logps = score_tokens(model, of_prompt[:, None, :-1], following).logps[:, 0]
+        value -= jnp.where(batch.prompt_mask[:, 1:], prompt_logps, 0.0).sum()
+    return value, {
+        "tokens": tokens,
+        "entropy": jnp.where(batch.mask, scores.entropy, 0.0).sum() / batch.mask.sum(),
+    }
 
 
 def apply_gradients(
@@ -99,7 +153,7 @@ def apply_gradients(
     return state, {"grad_norm": norm, "skipped": state.skipped, "skipped_in_a_row": in_a_row}
 
 
-def _accumulate(loss, model, parts):
+def accumulate(loss, model, parts):
     """Sums of gradients and losses over microbatches; metrics combined by what their names say."""
 
     def add(total, part):
@@ -123,10 +177,10 @@ def _combine(name: str, values: Float[Array, " n"], tokens: Float[Array, " n"]) 
     return (values * tokens).sum() / jnp.maximum(tokens.sum(), 1)
 
 
-def _split(tree: Any, microbatches: int) -> Any:
+def split_rows(tree: Any, microbatches: int) -> Any:
     """[B, ...] -> [n, B/n, ...], row i to microbatch i mod n."""
     return jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, microbatches, *x.shape[1:]), 0, 1), tree)
 
 
-def _join(tree: Any) -> Any:
+def join_rows(tree: Any) -> Any:
     return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), tree)

@@ -1,0 +1,102 @@
+"""From sampled answers to an Experience: read them, judge them, compare them within their group.
+
+Each process judges the rows it holds; only [B G] tables of advantages go back to the devices.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from vr1_jax.rewards.scoring import RewardFunction, Scores, score_groups
+from vr1_jax.rl.advantages import GroupSignal, GRPOConfig, combine
+from vr1_jax.sharding import batch_sharding
+from vr1_jax.types import Completion, Prompt
+
+
+@dataclass(frozen=True)
+class Judged:
+    """This process's answers and what became of them: texts [B][G], and tables over the same rows."""
+
+    ordered: list[list[str]]
+    shuffled: list[list[str]]  # empty lists without shuffled rows
+    scores: Scores
+    shuffled_scores: Scores | None
+    signal: GroupSignal
+    lengths: np.ndarray
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+def place(arrays: dict[str, np.ndarray], mesh: Mesh) -> Prompt:
+    """A global batch from the rows of this process."""
+    return Prompt(**place_rows(arrays, mesh))
+
+
+def place_rows(tree: Any, mesh: Mesh) -> Any:
+    sharding = batch_sharding(mesh)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), tree)
+
+
+def local_rows(x: jax.Array) -> np.ndarray:
+    """The rows of a batch-sharded array that this process holds, in order, each once."""
+    by_start = {(shard.index[0].start or 0): shard.data for shard in x.addressable_shards}
+    return np.concatenate([np.asarray(by_start[start]) for start in sorted(by_start)])
+
+
+def trim(completion: Completion, capacity: int) -> Completion:
+    """Drop slots that no answer of the batch reached; in quarters, so that few shapes compile."""
+    longest = int(_longest(completion.mask))
+    quarter = -(-capacity // 4)
+    slots = min(capacity, -(-max(longest, 1) // quarter) * quarter)
+    return Completion(
+        completion.tokens[..., :slots],
+        completion.mask[..., :slots],
+        completion.logps[..., :slots],
+        completion.stopped,
+    )
+
+
+@jax.jit
+def _longest(mask: jax.Array) -> jax.Array:
+    return mask.sum(-1).max()
+
+
+def texts(completion: Completion, decode: Callable[[list[int]], str]) -> tuple[list[list[str]], np.ndarray]:
+    """The answers of this process's rows [B][G], and their lengths in tokens [B, G]."""
+    tokens, lengths = local_rows(completion.tokens), local_rows(completion.mask).sum(-1)
+    rows = [
+        [decode(row[:length].tolist()) for row, length in zip(group, group_lengths, strict=True)]
+        for group, group_lengths in zip(tokens, lengths, strict=True)
+    ]
+    return rows, lengths
+
+
+def judge(
+    algorithm: GRPOConfig,
+    samples: Sequence[Any],
+    ordered: tuple[list[list[str]], np.ndarray],
+    shuffled: tuple[list[list[str]], np.ndarray] | None,
+    rewards: Sequence[RewardFunction] = (),
+) -> Judged:
+    """Rewards and advantages of ordered answers, the shuffled ones being what they are measured against."""
+    answers, lengths = ordered
+    scores = score_groups(answers, samples, rules=algorithm.rules, rewards=rewards)
+    against = score_groups(shuffled[0], samples, rules=algorithm.rules) if shuffled else None
+    is_video = np.array([sample.is_video for sample in samples])
+    signal = combine(
+        algorithm,
+        scores.accuracy,
+        scores.other,
+        lengths,
+        shuffled=against.accuracy if against else None,
+        is_video=is_video,
+    )
+    metrics = {**signal.metrics, "format": float(scores.format.mean()), "length": float(lengths.mean())}
+    if against is not None and is_video.any():
+        metrics["accuracy_video"] = float(scores.accuracy[is_video].mean())
+        metrics["accuracy_shuffled"] = float(against.accuracy[is_video].mean())
+        metrics["temporal_gap"] = metrics["accuracy_video"] - metrics["accuracy_shuffled"]
+    return Judged(answers, shuffled[0] if shuffled else [], scores, against, signal, lengths, metrics)
