@@ -183,7 +183,7 @@ def test_damage_is_noticed(converted, tmp_path):
 def test_paths_that_are_no_model(tmp_path, published):
     with pytest.raises(CheckpointError, match="no such directory"):
         vr1_jax.load_model(tmp_path / "nothing")
-    with pytest.raises(CheckpointError, match="not a Hugging Face"):
+    with pytest.raises(CheckpointError, match="neither a Hugging Face model"):
         vr1_jax.load_model(tmp_path)
     with pytest.raises(CheckpointError, match="no steps"):
         vr1_jax.load_model(published(), step=3)

@@ -13,7 +13,7 @@ from vr1_jax.models.qwen25vl import Qwen25VL, abstract_model
 from vr1_jax.sharding import TRAIN_RULES, Rules, shardings
 from vr1_jax.weights import blocks
 from vr1_jax.weights.array_store import StoredParameters
-from vr1_jax.weights.checkpoint_dir import find_checkpoint, is_checkpoint
+from vr1_jax.weights.checkpoint_dir import HF, STEPS, find_checkpoint, is_checkpoint
 from vr1_jax.weights.errors import CheckpointError
 from vr1_jax.weights.hf_directory import HFDirectory
 from vr1_jax.weights.tree import parameter_shapes
@@ -47,6 +47,10 @@ def open_source(path: Path, step: int | None = None) -> tuple[Source, ModelConfi
         checkpoint = find_checkpoint(path, step)
         shapes = parameter_shapes(abstract_model(checkpoint.config))
         return StoredParameters(checkpoint.directory, shapes), checkpoint.config
+    if not (path / "config.json").is_file():
+        raise CheckpointError(
+            f"{path}: neither a Hugging Face model (config.json) nor a checkpoint ({HF}/ and {STEPS}/)"
+        )
     if step is not None:
         raise CheckpointError(f"{path}: a Hugging Face directory has no steps")
     source = HFDirectory(path)
