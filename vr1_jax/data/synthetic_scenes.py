@@ -1,4 +1,4 @@
-"""The built-in world's scenes: coloured shapes on dark ground, one question each, reasoning from the facts.
+"""The built-in world's scenes: coloured shapes on plain ground, one question each, reasoning from the facts.
 
 A task paints a scene from its answer and two sources of chance: `look` (colours, where things are) and
 `order` (when). For the tasks of `ORDERED`, changing the answer only reorders the same frames: whoever sees
@@ -22,8 +22,7 @@ COLOURS = {
     "white": (240, 240, 240),
     "purple": (160, 50, 190),
 }
-# One dark tint per corner: place shows in every patch, which a tiny model learns far sooner than positions.
-GROUND = {(0, 0): (20, 20, 20), (1, 0): (20, 20, 90), (0, 1): (90, 20, 20), (1, 1): (20, 70, 20)}
+GROUND = (30, 30, 30)
 CUES = ((255, 120, 0), (0, 200, 200), (255, 90, 190), (120, 255, 120))
 CORNERS = {"top left": (0, 0), "top right": (1, 0), "bottom left": (0, 1), "bottom right": (1, 1)}
 ANAGRAMS = ("POST", "SPOT", "STOP", "TOPS")
@@ -66,11 +65,8 @@ class Task:
 
 
 def _canvas(size: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
-    image = Image.new("RGB", (size, size))
-    draw, half = ImageDraw.Draw(image), size // 2
-    for (column, row), tint in GROUND.items():
-        draw.rectangle((column * half, row * half, (column + 1) * half - 1, (row + 1) * half - 1), fill=tint)
-    return image, draw
+    image = Image.new("RGB", (size, size), GROUND)
+    return image, ImageDraw.Draw(image)
 
 
 def _square(size: int, colour: str, column: int, row: int, cells: int) -> Image.Image:
