@@ -130,7 +130,8 @@ def reference(tiny_model) -> Reference:
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     config = json.loads((tiny_model / "config.json").read_text())
     tokens = config["image_token_id"], config["video_token_id"]
-    return Reference(model, tokenizer, PromptLayout(tokens, config["vision_config"]["tokens_per_second"]))
+    seconds = float(config["vision_config"]["tokens_per_second"])
+    return Reference(model, tokenizer, PromptLayout(tokens, seconds))
 
 
 @pytest.fixture(scope="session")
