@@ -1,0 +1,124 @@
+"""Refused records: counted, written down once each, and too many of them end the run.
+
+`quarantine.jsonl` is also the run's memory: a record in it is not tried again after a restart, so a decoder that
+failed under load and would not fail today changes nothing about the order. Delete a line to have its record
+tried again.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from vr1_jax.data.collate import DoesNotFit
+from vr1_jax.data.frames import MediaError
+from vr1_jax.data.layout import LayoutError
+from vr1_jax.data.records import RecordError, Sample
+
+RefusedErrors = (RecordError, MediaError, DoesNotFit, LayoutError)
+
+
+class QuarantineError(RuntimeError):
+    """Too many bad records, or a quarantine file that cannot be read."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why one record is not used. `reason` is one word for counting, `detail` a sentence."""
+
+    file: str
+    index: int
+    id: int | str | None
+    path: str | None
+    reason: str
+    detail: str
+
+    @classmethod
+    def of(cls, error: Exception, file: str, index: int, sample: Sample | None = None) -> "Refusal":
+        id, path = (sample.problem_id, sample.path) if sample is not None else (None, None)
+        return cls(file, index, id, path, _reason(error), str(error))
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.file, self.index
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, MediaError):
+        return error.reason
+    if isinstance(error, RecordError):
+        return "path" if error.field == "path" else "record"
+    return "too_long" if isinstance(error, DoesNotFit) else "layout"
+
+
+class Quarantine:
+    """The refused records of a run, in `path` where one is given.
+
+    Once `minimum` records were tried, more than `max_share` refused ones raise QuarantineError.
+    """
+
+    def __init__(self, path: Path | None = None, max_share: float = 0.1, minimum: int = 200):
+        self.path, self.max_share, self.minimum = path, max_share, minimum
+        self._refused = {refusal.key: refusal for refusal in _read(path)}
+        self._unreadable: set[tuple[str, int]] = set()
+
+    def __len__(self) -> int:
+        return len(self._refused)
+
+    @property
+    def known(self) -> frozenset[tuple[str, int]]:
+        """(file, index) of every record refused so far, in earlier runs too."""
+        return frozenset(self._refused)
+
+    @property
+    def counts(self) -> Counter[str]:
+        return Counter(refusal.reason for refusal in self._refused.values())
+
+    def start(self, unreadable: Iterable[Refusal], records: int) -> None:
+        """Records that the files of `records` records hold but that cannot be parsed."""
+        unreadable = list(unreadable)
+        self._unreadable = {refusal.key for refusal in unreadable}
+        self._write(unreadable)
+        self._check(len(unreadable), records)
+
+    def add(self, refusals: Iterable[Refusal], served: int) -> None:
+        """Records refused on the way to the prompts of which the run has had `served`."""
+        self._write(refusals)
+        found = len(self._refused.keys() - self._unreadable)
+        self._check(found, served + found)
+
+    def _write(self, refusals: Iterable[Refusal]) -> None:
+        fresh = {refusal.key: refusal for refusal in refusals if refusal.key not in self._refused}
+        self._refused |= fresh
+        if fresh and self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write("".join(json.dumps(asdict(r), ensure_ascii=False) + "\n" for r in fresh.values()))
+
+    def _check(self, refused: int, tried: int) -> None:
+        if tried < self.minimum or refused <= self.max_share * tried:
+            return
+        reasons = ", ".join(f"{reason} {count}" for reason, count in self.counts.most_common())
+        where = f"; see {self.path}" if self.path is not None else ""
+        raise QuarantineError(
+            f"{refused} of {tried} records cannot be used, the limit is {self.max_share:.1%}: {reasons}{where}"
+        )
+
+
+def _read(path: Path | None) -> list[Refusal]:
+    """The refusals in a file. A last line without its end, left by a kill, is removed."""
+    if path is None or not path.exists():
+        return []
+    text = path.read_bytes()
+    whole = text[: text.rfind(b"\n") + 1]
+    if len(whole) < len(text):
+        with path.open("r+b") as file:
+            file.truncate(len(whole))
+    refusals = []
+    for number, line in enumerate(whole.splitlines(), 1):
+        try:
+            refusals.append(Refusal(**json.loads(line)))
+        except (ValueError, TypeError) as error:
+            raise QuarantineError(f"{path}: line {number} is no refusal ({error}); mend or delete it") from None
+    return refusals
