@@ -1,0 +1,142 @@
+"""One step's prompts as arrays: the part of the pipeline that runs in worker processes.
+
+A step's batch is computed from the step's number alone, so any worker can build any step.
+"""
+
+import dataclasses
+from collections import Counter
+
+import numpy as np
+
+from vr1_jax.data.cache import CachedMedia
+from vr1_jax.data.collate import DoesNotFit, collate, collate_answers, require_fit
+from vr1_jax.data.encode import Encoded, Encoder, Media, ShuffleBy, shuffled_patches, shuffled_slots
+from vr1_jax.data.layout import PromptLayout, mrope_positions
+from vr1_jax.data.order import Order
+from vr1_jax.data.quarantine import Refusal, RefusedErrors
+from vr1_jax.data.sources import DataError, Group, Records
+
+MAX_TRIES = 200  # with half of all records bad, a place stays empty once in 10^60
+
+
+@dataclasses.dataclass(frozen=True)
+class Assembler:
+    """Builds the rows first..first + count - 1 of any step. `known` records are passed over untried."""
+
+    records: Records
+    groups: list[Group]
+    order: Order
+    encoder: Encoder
+    layout: PromptLayout
+    media: Media
+    seed: int
+    first: int
+    count: int
+    shuffle: ShuffleBy | None
+    answer_tokens: int | None
+    known: frozenset[int]
+    # Refused in this process: the same refusal without decoding the file again.
+    _refused: dict[int, Refusal] = dataclasses.field(default_factory=dict)
+
+    def __call__(self, step: int) -> dict:
+        """Nested dicts of arrays, which Grain passes between processes in shared memory."""
+        number, place = self.order.batch(int(step))
+        refusals: dict[int, Refusal] = {}
+        rows = range(self.first, self.first + self.count)
+        chosen = [self._fill(number, place + row, refusals) for row in rows]
+        encoded = [item for _, item in chosen]
+        bucket = self.groups[number].bucket
+        tokenizer, geometry = self.encoder.tokenizer, self.encoder.geometry
+        values = 3 * geometry.temporal * geometry.patch**2
+        ordered = collate(
+            [item.prompt for item in encoded], bucket, self.layout, pad_token=tokenizer.pad_token, values=values
+        )
+        batch = {
+            "step": int(step),
+            "group": number,
+            "ordered": ordered,
+            "rows": [_row(record, item) for record, item in chosen],
+            "row_ids": np.arange(rows.start, rows.stop, dtype=np.int32),
+            "refusals": [dataclasses.asdict(refusal) for refusal in refusals.values()],
+            "media": dict(self.media.take_counts()) if isinstance(self.media, CachedMedia) else {},
+        }
+        if self.shuffle and self.groups[number].kind == "video":
+            batch["shuffled"] = self._shuffled(int(step), chosen, ordered)
+        if self.answer_tokens is not None:
+            batch["answers"] = self._answers(encoded, bucket.tokens)
+        return batch
+
+    def _fill(self, number: int, place: int, refusals: dict[int, Refusal]) -> tuple[int, Encoded]:
+        """The record for a place of a group: its own, or the first good one of its substitutes."""
+        group = self.groups[number]
+        tried = Counter()
+        for attempt in range(MAX_TRIES):
+            record = int(group.records[self.order.record(number, place, attempt)])
+            if record in self.known:
+                continue
+            try:
+                if record not in self._refused:
+                    return record, self._encode(record, group)
+            except RefusedErrors as error:
+                self._refused[record] = self._refusal(record, error)
+            refusals[record] = self._refused[record]
+            tried[refusals[record].reason] += 1
+        reasons = ", ".join(f"{reason} {count}" for reason, count in tried.most_common()) or "all known"
+        raise DataError(f"{MAX_TRIES} records of kind {group.kind} in a row cannot be used ({reasons})")
+
+    def _encode(self, record: int, group: Group) -> Encoded:
+        source, index = self.records.locate(record)
+        encoded = self.encoder(source.records[index], self.media, source.media_root)
+        require_fit(encoded.prompt, group.bucket)
+        # What does not go together must be refused here, where another record can take the place.
+        mrope_positions(encoded.prompt.tokens, encoded.prompt.blocks, self.layout)
+        if self.answer_tokens is not None and len(encoded.supervised.target) > self.answer_tokens:
+            raise DoesNotFit(
+                f"an answer of {len(encoded.supervised.target)} tokens does not fit {self.answer_tokens}"
+            )
+        return encoded
+
+    def _refusal(self, record: int, error: Exception) -> Refusal:
+        source, index = self.records.locate(record)
+        return Refusal.of(error, str(source.records.path), index, source.records[index])
+
+    def _shuffled(self, step: int, chosen: list[tuple[int, Encoded]], ordered: dict) -> dict:
+        """The arrays in which the shuffled prompts differ from the ordered ones."""
+        chances = [np.random.default_rng([self.seed, step, record]) for record, _ in chosen]
+        items = [item for _, item in chosen]
+        if self.shuffle == "slices":
+            units = ordered["patches"].shape[2] // self.layout.merge**2
+            slots = zip(items, ordered["visual_slots"], chances, strict=True)
+            return {"visual_slots": np.stack([shuffled_slots(item, row, units, rng) for item, row, rng in slots])}
+        patches = np.zeros_like(ordered["patches"])
+        for row, item, rng in zip(patches, items, chances, strict=True):
+            values = shuffled_patches(item, rng, self.encoder.geometry)
+            row[: values.shape[0], : values.shape[1]] = values
+        return {"patches": patches}
+
+    def _answers(self, encoded: list[Encoded], prompt_tokens: int) -> dict:
+        supervised = [item.supervised for item in encoded]
+        answers = collate_answers(
+            [item.target for item in supervised],
+            [item.target_loss for item in supervised],
+            self.answer_tokens,
+            self.encoder.tokenizer.pad_token,
+        )
+        answers["prompt_loss"] = np.zeros((len(encoded), prompt_tokens), bool)
+        for row, item in zip(answers["prompt_loss"], supervised, strict=True):
+            row[prompt_tokens - len(item.prompt) :] = item.prompt_loss
+        return answers
+
+
+def _row(record: int, encoded: Encoded) -> dict:
+    """What rewards, logs and reports need to know of a record."""
+    sample = encoded.sample
+    fields = {field.name: getattr(sample, field.name) for field in dataclasses.fields(sample)}
+    del fields["extras"]
+    return fields | {
+        "record": record,
+        "options": list(sample.options),
+        "is_video": sample.is_video,
+        "frames": 0 if encoded.frames is None else len(encoded.frames),
+        "seconds_per_slice": encoded.seconds_per_slice,
+    }

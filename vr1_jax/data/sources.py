@@ -1,0 +1,134 @@
+"""Record files with their media, and which records can share a batch.
+
+A *group* is the records of one bucket. With one bucket per kind (image, video, text) the kind decides, which the
+record itself tells. With several per kind the sizes must be known beforehand, from `choose_buckets --sizes`.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from vr1_jax.data.collate import Bucket, DoesNotFit
+from vr1_jax.data.quarantine import Refusal
+from vr1_jax.data.record_file import RecordFile
+from vr1_jax.data.records import RecordError, Sample
+
+Kind = Literal["image", "video", "text"]
+KINDS: tuple[Kind, ...] = ("image", "video", "text")
+UNREADABLE = -1
+
+
+class DataError(RuntimeError):
+    """The records and the settings do not make batches; the message says why and what to do."""
+
+
+def kind_of(sample: Sample) -> Kind:
+    """Folders of frames are videos."""
+    return "video" if sample.is_video else sample.data_type
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file of records and the directory that its media paths are relative to."""
+
+    records: RecordFile
+    media_root: Path
+
+
+@dataclass(frozen=True)
+class Group:
+    """Records that are batched together, as numbers into all sources' records."""
+
+    kind: Kind
+    bucket: Bucket
+    records: np.ndarray
+
+
+class Records:
+    """All records of all sources, numbered through; picklable."""
+
+    def __init__(self, sources: Sequence[Source]):
+        self.sources = tuple(sources)
+        self._starts = np.cumsum([0, *(len(source.records) for source in self.sources)])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def locate(self, record: int) -> tuple[Source, int]:
+        """The source of a record, and its index there."""
+        number = int(np.searchsorted(self._starts, record, side="right")) - 1
+        return self.sources[number], int(record - self._starts[number])
+
+    def key(self, record: int) -> tuple[str, int]:
+        """What names the record in a quarantine file."""
+        source, index = self.locate(record)
+        return str(source.records.path), index
+
+    def kinds(self) -> tuple[np.ndarray, list[Refusal]]:
+        """For every record the number of its kind, and the records that cannot be parsed (UNREADABLE)."""
+        kinds, refusals = np.full(len(self), UNREADABLE, np.int8), []
+        for record in range(len(self)):
+            source, index = self.locate(record)
+            try:
+                kinds[record] = KINDS.index(kind_of(source.records[index]))
+            except RecordError as error:
+                refusals.append(Refusal.of(error, str(source.records.path), index))
+        return kinds, refusals
+
+
+def group_records(
+    records: Records,
+    kinds: np.ndarray,
+    buckets: Mapping[Kind, Sequence[Bucket]],
+    sizes: np.ndarray | None,
+) -> tuple[list[Group], list[Refusal]]:
+    """Each record in the cheapest bucket of its kind that holds it, and those too large for all of them."""
+    groups, refusals = [], []
+    if sizes is not None and sizes.shape != (len(records), 3):
+        raise DataError(f"sizes of {len(sizes)} records for {len(records)}: run choose_buckets --sizes again")
+    for number, kind in enumerate(KINDS):
+        members = np.flatnonzero(kinds == number)
+        choice = sorted(buckets.get(kind, ()), key=cost)
+        if len(members) and not choice:
+            raise DataError(f"{len(members)} records are of kind {kind}, and no bucket is: add one to the config")
+        if len(choice) > 1 and sizes is None:
+            raise DataError(f"{len(choice)} buckets for {kind} need the records' sizes: run choose_buckets --sizes")
+        for bucket in choice:
+            held = np.ones(len(members), bool)
+            if sizes is not None:  # unknown sizes are -1: such a record meets its refusal when it is decoded
+                held = (sizes[members] <= (bucket.slices, bucket.patches, bucket.tokens)).all(axis=1)
+            if held.any():
+                groups.append(Group(kind, bucket, members[held]))
+            members = members[~held]
+        refusals += [_too_large(records, int(record), Bucket(*sizes[record].tolist())) for record in members]
+    if not groups:
+        raise DataError("no record can be used")
+    return groups, refusals
+
+
+def _too_large(records: Records, record: int, size: Bucket) -> Refusal:
+    source, index = records.locate(record)
+    error = DoesNotFit(f"a prompt of {size} fits no bucket")
+    return Refusal.of(error, str(source.records.path), index, source.records[index])
+
+
+PATCH_COST = 0.1  # a patch passes through a tenth of the parameters that a token does (7B: 0.67 of 7.6 billion)
+
+
+def cost(bucket: Bucket) -> float:
+    """What a prompt of this shape costs, in tokens."""
+    return bucket.tokens + PATCH_COST * bucket.slices * bucket.patches
+
+
+def fingerprint(groups: Sequence[Group], settings: Mapping) -> str:
+    """Equal for equal groups and settings: a saved position means the same record only then."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for group in groups:
+        digest.update(f"{group.kind} {group.bucket}".encode())
+        digest.update(group.records.astype("<i8").tobytes())
+    return digest.hexdigest()[:16]
