@@ -39,7 +39,21 @@ def load_command() -> Callable[[str], Any]:
 def small_world(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("small_world") / "world"
     write_world(out, World(videos=4, images=3, heldout=0))
+    _write_slow_clip(out / "media" / "slow.mp4")
     return out
+
+
+def _write_slow_clip(path: Path) -> None:
+    """Twenty seconds: longer on the time axis than a frame is wide, where the rules of positions part."""
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=2, options={"preset": "ultrafast", "qp": "10"})
+        stream.width = stream.height = 56
+        for shade in np.linspace(0, 255, 40, dtype=np.uint8):
+            frame = np.full((56, 56, 3), shade)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
 
 
 @pytest.fixture(scope="session")

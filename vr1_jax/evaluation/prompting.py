@@ -1,4 +1,8 @@
-"""A question and its media to an encoded prompt: what training would build."""
+"""Questions that are no records to encoded prompts; and media of many records, read ahead.
+
+`data.encode` encodes records. Here is what a single question needs besides: any conversation, and a report of
+which frames the model sees.
+"""
 
 import os
 from collections import deque
@@ -14,8 +18,6 @@ from vr1_jax.data.collate import EncodedPrompt
 from vr1_jax.data.frames import IMAGE_BUDGET, FrameBudget, ImageBudget, VisualGeometry, patchify
 from vr1_jax.data.layout import VisualBlock
 from vr1_jax.data.media import MediaReader
-from vr1_jax.data.prompts import FIXED, PromptStyle, encode_prompt
-from vr1_jax.data.records import Sample
 from vr1_jax.data.tokenizer import ChatTokenizer
 from vr1_jax.data.video import Clip
 
@@ -41,9 +43,6 @@ class View:
         patches, grid = patchify(clip.frames, geometry)
         return cls(VisualBlock(grid, geometry.temporal / clip.sample_fps), patches, clip)
 
-    def tokens(self, geometry: VisualGeometry) -> int:
-        return self.block.units(geometry.merge)
-
 
 def view_media(
     reader: MediaReader,
@@ -64,34 +63,10 @@ def encode_messages(
 ) -> EncodedPrompt:
     """A conversation up to the answer, with at most one image or video."""
     counts = [] if view is None else [view.block.units(merge)]
-    return _encoded(tokenizer.encode_chat(messages, counts), view)
-
-
-@dataclass(frozen=True)
-class RecordEncoder:
-    """Records to prompts, media read under `root`. Safe to share between threads."""
-
-    tokenizer: ChatTokenizer
-    root: Path
-    geometry: VisualGeometry
-    frames: FrameBudget
-    images: ImageBudget = IMAGE_BUDGET
-    style: PromptStyle = FIXED
-
-    def encode(self, sample: Sample, reader: MediaReader) -> EncodedPrompt:
-        """Raises RecordError or MediaError for a record that cannot become a prompt."""
-        if sample.data_type == "text":
-            return _encoded(encode_prompt(sample, self.tokenizer, 0, self.style), None)
-        path = sample.media(self.root)
-        view = view_media(reader, sample.data_type, path, self.geometry, self.frames, self.images)
-        return _encoded(encode_prompt(sample, self.tokenizer, view.tokens(self.geometry), self.style), view)
-
-
-def _encoded(tokens: list[int], view: View | None) -> EncodedPrompt:
-    views = () if view is None else (view,)
-    return EncodedPrompt(
-        np.array(tokens, np.int32), tuple(v.block for v in views), tuple(v.patches for v in views)
-    )
+    tokens = np.array(tokenizer.encode_chat(messages, counts), np.int32)
+    if view is None:
+        return EncodedPrompt(tokens, (), ())
+    return EncodedPrompt(tokens, (view.block,), (view.patches,))
 
 
 def frame_budget(most_frames: int | None, base: FrameBudget) -> FrameBudget:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from vr1_jax.data.encode import Encoder
 from vr1_jax.data.frames import FrameBudget, MediaError
 from vr1_jax.data.media import MediaReader
 from vr1_jax.data.prompts import encode_completion
@@ -15,7 +16,7 @@ from vr1_jax.data.records import RecordError, Sample, parse_record
 from vr1_jax.evaluation.batching import Batcher
 from vr1_jax.evaluation.chat_model import ChatModel
 from vr1_jax.evaluation.likelihood import Answered, answer_logps
-from vr1_jax.evaluation.prompting import RecordEncoder, read_ahead
+from vr1_jax.evaluation.prompting import read_ahead
 
 # Lines encoded before they are sorted into batches: enough to find neighbours of similar size.
 CHUNK_LINES, CHUNK_BYTES = 64, 512 << 20
@@ -36,14 +37,14 @@ class Line:
 
 def score_file(chat: ChatModel, records: Path, media_root: Path, frames: FrameBudget) -> Iterator[dict[str, Any]]:
     """One result for each line that is not blank, in order; what cannot be scored says why."""
-    encoder = RecordEncoder(chat.tokenizer, media_root, chat.geometry, frames)
+    encoder = Encoder(chat.tokenizer, frames, geometry=chat.geometry)
 
     def encode(line: tuple[int, bytes], reader: MediaReader) -> Line:
         index, text = line
         try:
             sample = parse_record(_parse_json(text), index=index, file=str(records))
             answer = encode_completion(_completion(sample), chat.tokenizer)
-            return Line(index, Answered(encoder.encode(sample, reader), tuple(answer)))
+            return Line(index, Answered(encoder(sample, reader, media_root).prompt, tuple(answer)))
         except (RecordError, MediaError) as error:
             return Line(index, None, " ".join(str(error).split()))
 
