@@ -8,11 +8,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Array, Key
 
+from vr1_jax.models.qwen25vl import Qwen25VL
 from vr1_jax.rewards.scoring import RewardFunction, Scores, score_groups
 from vr1_jax.rl.advantages import GroupSignal, GRPOConfig, combine
+from vr1_jax.sampling.generate import Limits, Plan, SamplingConfig, generate, row_keys, split_groups
 from vr1_jax.sharding import batch_sharding
 from vr1_jax.types import Completion, Prompt
 
@@ -28,6 +32,35 @@ class Judged:
     signal: GroupSignal
     lengths: np.ndarray
     metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Draws groups of answers. What a row draws depends on the seed, the step and its own number only."""
+
+    mesh: Mesh
+    stop_tokens: tuple[int, ...]
+    pad_token: int
+    seed: Key[Array, ""]
+
+    def __call__(
+        self,
+        policy: Qwen25VL,
+        arrays: Sequence[dict[str, np.ndarray]],
+        groups: tuple[int, ...],
+        config: SamplingConfig,
+        row_ids: np.ndarray,
+        step: int,
+    ) -> list[Completion]:
+        """groups[n] answers to each prompt of arrays[n]: ordered and shuffled frames in one call."""
+        plan = Plan.of(config, groups, self.stop_tokens, self.pad_token)
+        with jax.set_mesh(self.mesh):
+            prompts = tuple(place(part, self.mesh) for part in arrays)
+            rows = np.arange(sum(groups), dtype=np.uint32)
+            ids = place_rows(row_ids[:, None].astype(np.uint32) * np.uint32(len(rows)) + rows, self.mesh)
+            keys = row_keys(self.seed, jnp.uint32(step), ids)
+            active = jnp.ones_like(ids, bool)
+            return split_groups(generate(policy, prompts, active, keys, Limits.of(config), plan), groups)
 
 
 def place(arrays: dict[str, np.ndarray], mesh: Mesh) -> Prompt:

@@ -141,7 +141,7 @@ def apply_gradients(
     state: TrainState, grads: Qwen25VL, loss: jax.Array, optimizer: OptimizerConfig
 ) -> tuple[TrainState, Metrics]:
     """Update, unless the loss or the gradient is not finite: then only the step is counted."""
-    norm = optax.global_norm(grads)
+    norm = optax.tree.norm(grads)
     finite = jnp.isfinite(norm) & jnp.isfinite(loss)
     updates, opt_state = make_optimizer(optimizer).update(grads, state.opt_state, state.model)
     model = optax.apply_updates(state.model, updates)

@@ -1,0 +1,44 @@
+"""Train: T-GRPO, GRPO or SFT, as the config says. The same command resumes a run that was stopped.
+
+python scripts/train.py --config configs/tgrpo_a100.py [--steps 100] [--grpo.beta 0.02] ...
+"""
+
+import argparse
+import logging
+import sys
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n\n")[0],
+        epilog="Every field of the config can follow as --section.field VALUE; --config FILE --help lists them.",
+        add_help=False,
+    )
+    parser.add_argument("--config", metavar="FILE", help="a Python file with get_config()")
+    parser.add_argument("-h", "--help", action="store_true")
+    chosen, overrides = parser.parse_known_args(arguments)
+    if chosen.config is None:
+        parser.print_help()
+        return 0 if chosen.help else 2
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("absl").setLevel(logging.WARNING)  # Orbax narrates
+
+    from vr1_jax.config import ConfigError, load_config
+    from vr1_jax.training.errors import ANTICIPATED, MISCONFIGURED
+
+    try:
+        config = load_config(chosen.config, [*overrides, *(["--help"] if chosen.help else [])])
+        from vr1_jax.training.loop import train
+
+        train(config)
+    except (ConfigError, *MISCONFIGURED) as error:
+        print(f"train: {error}", file=sys.stderr)
+        return 2
+    except ANTICIPATED as error:
+        print(f"train: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

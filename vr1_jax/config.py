@@ -1,0 +1,144 @@
+"""A run's whole configuration, composed of the narrow ones that live beside their code.
+
+A config is a Python file with `get_config() -> TrainConfig`; the command line overrides single fields:
+
+    python scripts/train.py --config configs/demo.py --grpo.beta 0.02 --steps 50
+"""
+
+import dataclasses
+import importlib.util
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from vr1_jax.data.collate import Bucket
+from vr1_jax.data.encode import ShuffleBy
+from vr1_jax.data.frames import IMAGE_BUDGET, TRAINING_BUDGET, FrameBudget, ImageBudget
+from vr1_jax.data.layout import PositionRule, TimeSpacing
+from vr1_jax.data.prompts import LossOn
+from vr1_jax.data.prompts import Preset as PromptPreset
+from vr1_jax.rewards.scoring import RewardFunction, check_rewards
+from vr1_jax.rl.advantages import GRPOConfig
+from vr1_jax.sampling.generate import SamplingConfig
+from vr1_jax.training.checkpoint import CheckpointConfig
+from vr1_jax.training.metrics import WatchConfig
+from vr1_jax.training.optimizer import OptimizerConfig
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot work; the message names the field."""
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """Mesh axes; -1 takes what is left. `rollout_tensor` splits the weights while sampling, nothing else does."""
+
+    data: int = 1
+    fsdp: int = -1
+    tensor: int = 1
+    rollout_tensor: int = 1
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where records come from and what a prompt of theirs looks like."""
+
+    records: tuple[str, ...] = ()
+    media_root: str = "."
+    heldout: tuple[str, ...] = ()  # files of records that are only evaluated on
+    cache: str | None = None  # written by scripts/cache_media.py
+    sizes: str | None = None  # written by scripts/choose_buckets.py; needed with several buckets of a kind
+    video_buckets: tuple[Bucket, ...] = ()
+    image_buckets: tuple[Bucket, ...] = ()
+    text_buckets: tuple[Bucket, ...] = ()
+    image_share: float | None = None  # of the steps; None takes the records as they come, 0 leaves images out
+    frames: FrameBudget = TRAINING_BUDGET
+    images: ImageBudget = IMAGE_BUDGET
+    positions: PositionRule = "published"
+    spacing: TimeSpacing = "measured"
+    prompt: PromptPreset = "fixed"
+    shuffle: ShuffleBy = "frames"  # how the second group of T-GRPO sees time
+    loss_on: LossOn = "answer"  # SFT
+    answer_tokens: int = 1024  # SFT: longer answers are refused
+    workers: int = 4
+    max_bad_share: float = 0.1
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    group: int = 8
+    shuffled_group: int = 4  # 0 is GRPO
+    sampling: SamplingConfig = SamplingConfig()
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    stage: Literal["sft", "rl"]
+    model: str  # a Hugging Face directory, a converted checkpoint or a run
+    run: str  # directory of this run
+    steps: int
+    data: DataConfig
+    prompts_per_step: int = 8  # over all devices
+    microbatches: int = 1  # parts of a step's prompts whose gradients are added up
+    updates_per_batch: int = 1  # minibatches of one batch of answers; above 1 the clip matters
+    epochs_per_batch: int = 1  # passes over one batch of answers
+    stop_after_skips: int = 20  # in a row, of steps whose loss or gradient is not finite
+    from_scratch: bool = False  # random weights; `model` gives config and tokenizer only
+    drop_silent_groups: bool = False  # leave groups without advantage out of the loss, KL penalty included
+    seed: int = 0
+    compute_dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    mesh: MeshConfig = MeshConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    grpo: GRPOConfig = field(default_factory=GRPOConfig.paper)
+    optimizer: OptimizerConfig = OptimizerConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    watch: WatchConfig = WatchConfig()
+    # Functions cannot be given on a command line; a config file holds them.
+    rewards: Annotated[tuple[RewardFunction, ...], tyro.conf.Suppress] = ()
+
+    def __post_init__(self):
+        for name in ("steps", "prompts_per_step", "microbatches", "updates_per_batch", "epochs_per_batch"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        parts = self.microbatches * self.updates_per_batch
+        if self.prompts_per_step % parts:
+            raise ConfigError(
+                f"prompts_per_step {self.prompts_per_step} does not divide into updates_per_batch "
+                f"{self.updates_per_batch} x microbatches {self.microbatches}"
+            )
+        if not self.data.records:
+            raise ConfigError("data.records names no file")
+        if self.stage == "rl" and self.rollout.group < 2:
+            raise ConfigError(f"rollout.group is {self.rollout.group}; a group needs 2 answers to compare")
+        check_rewards(self.rewards)
+
+    @property
+    def updates_per_step(self) -> int:
+        return self.updates_per_batch * self.epochs_per_batch
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """The file's config with command-line overrides; what tyro refuses ends the program with status 2."""
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"--config {path}: no such file")
+    spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.resolve().parent))  # a config may import and change its neighbour
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.pop(0)
+    if not hasattr(module, "get_config"):
+        raise ConfigError(f"--config {path}: no get_config() in it")
+    return tyro.cli(TrainConfig, default=module.get_config(), args=list(overrides), prog=f"--config {path}")
+
+
+def to_json(config: TrainConfig) -> dict[str, Any]:
+    """The config as plain JSON; functions by their names."""
+    return json.loads(json.dumps(dataclasses.asdict(config), default=lambda f: getattr(f, "__name__", str(f))))

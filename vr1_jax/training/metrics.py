@@ -1,0 +1,125 @@
+"""Watching a run: where the time went, and numbers as JSON lines, on the terminal and where else is wished."""
+
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+METRICS_FILE = "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class WatchConfig:
+    """What to show besides metrics.jsonl, which is always written."""
+
+    tensorboard: bool = False
+    wandb_project: str | None = None
+    rollouts: bool = True  # keep every step's answers for the report
+    evaluate_every: int = 0  # steps between held-out evaluations, 0 for none
+    gap_alarm: float = 0.5  # mean |sampler - trainer| log-prob above which the run warns
+
+
+class Phases:
+    """Seconds of one step by phase. Asynchronous work counts where the program waits for it."""
+
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def metrics(self) -> dict[str, float]:
+        return {f"seconds_{name}": value for name, value in self.seconds.items()}
+
+
+class MetricsLog:
+    """The run's numbers. Only the first process writes; the others' calls do nothing."""
+
+    def __init__(self, run: Path, watch: WatchConfig, *, first_step: int, config: dict[str, Any], writes: bool):
+        self._writes, self._sinks = writes, []
+        if not writes:
+            return
+        path = run / METRICS_FILE
+        _forget_after(path, first_step)
+        self._file = path.open("a", encoding="utf-8", buffering=1)
+        if watch.tensorboard:
+            self._sinks.append(_tensorboard(run))
+        if watch.wandb_project:
+            self._sinks.append(_wandb(run, watch.wandb_project, config))
+
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        if not self._writes:
+            return
+        self._file.write(json.dumps({"step": step, **{k: _number(v) for k, v in metrics.items()}}) + "\n")
+        for sink in self._sinks:
+            sink(step, metrics)
+
+    def close(self) -> None:
+        if self._writes:
+            self._file.close()
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    with (run / METRICS_FILE).open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file if line.endswith("\n")]
+
+
+def progress_line(step: int, steps: int, metrics: dict[str, float], shown: tuple[str, ...]) -> str:
+    parts = [f"{name} {metrics[name]:.4g}" for name in shown if name in metrics]
+    seconds = sum(value for name, value in metrics.items() if name.startswith("seconds_"))
+    return f"step {step}/{steps}  " + "  ".join(parts) + f"  {seconds:.1f} s"
+
+
+def host_memory_gb() -> float:
+    """Resident memory of this process."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e9
+
+
+def _number(value: Any) -> float | None:
+    value = float(value)
+    return value if value == value and abs(value) != float("inf") else None  # JSON has no nan
+
+
+def _forget_after(path: Path, first_step: int) -> None:
+    """Drop lines of steps that a resumed run will do again, and a last line that a kill cut short."""
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] < first_step]
+    aside = path.with_suffix(".partial")
+    aside.write_text("".join(kept), encoding="utf-8")
+    aside.rename(path)
+
+
+def _tensorboard(run: Path):
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        sys.exit("watch.tensorboard needs the package tensorboardX: pip install tensorboardX")
+    writer = SummaryWriter(str(run / "tensorboard"))
+
+    def sink(step: int, metrics: dict[str, float]) -> None:
+        for name, value in metrics.items():
+            writer.add_scalar(name, value, step)
+
+    return sink
+
+
+def _wandb(run: Path, project: str, config: dict[str, Any]):
+    try:
+        import wandb
+    except ImportError:
+        sys.exit("watch.wandb_project needs the package wandb: pip install wandb")
+    session = wandb.init(project=project, name=run.name, dir=str(run), config=config, resume="allow", id=run.name)
+    return lambda step, metrics: session.log(metrics, step=step)

@@ -1,0 +1,272 @@
+"""Everything before the first step: meshes, checks that fail early, weights, data, the run directory."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+import vr1_jax
+from vr1_jax.config import ConfigError, DataConfig, TrainConfig, to_json
+from vr1_jax.data.cache import CachedMedia
+from vr1_jax.data.encode import Encoder
+from vr1_jax.data.frames import VisualGeometry
+from vr1_jax.data.layout import PromptLayout
+from vr1_jax.data.media import MediaReader
+from vr1_jax.data.pipeline import Batching, Pipeline
+from vr1_jax.data.prompts import prompt_style
+from vr1_jax.data.quarantine import Quarantine
+from vr1_jax.data.record_file import RecordFile
+from vr1_jax.data.sources import Source
+from vr1_jax.data.tokenizer import ChatTokenizer, load_tokenizer
+from vr1_jax.models.config import ModelConfig, parse_hf_config
+from vr1_jax.models.qwen25vl import Qwen25VL, abstract_model
+from vr1_jax.rl.experience import Sampler
+from vr1_jax.sharding import TRAIN_RULES, abstract, make_mesh, shardings
+from vr1_jax.training.checkpoint import Checkpoints
+from vr1_jax.training.steps import init_state
+from vr1_jax.types import TrainState
+from vr1_jax.weights.checkpoint_dir import HF, assets_directory, copy_assets, write_meta
+from vr1_jax.weights.loading import load_model
+
+
+class TrainingError(RuntimeError):
+    """A run that cannot go on; the message says why."""
+
+
+@dataclass(frozen=True)
+class Meshes:
+    train: Mesh
+    rollout: Mesh  # the same devices, split for sampling
+
+
+@dataclass(frozen=True)
+class Program:
+    """What the loop works with. Only `state` changes, and only in the loop's hands."""
+
+    meshes: Meshes
+    tokenizer: ChatTokenizer
+    layout: PromptLayout
+    pipeline: Pipeline
+    heldout: Pipeline | None
+    quarantine: Quarantine
+    position: Mapping[str, Any] | None  # of the data, where a resumed run goes on
+    state: TrainState
+    reference: Qwen25VL | None
+    sampler: Sampler
+
+
+def make_meshes(config: TrainConfig) -> Meshes:
+    mesh = config.mesh
+    train = make_mesh(mesh.data, mesh.fsdp, mesh.tensor)
+    if mesh.rollout_tensor == mesh.tensor:
+        return Meshes(train, train)
+    return Meshes(train, make_mesh(1, -1, mesh.rollout_tensor))
+
+
+def check(config: TrainConfig, meshes: Meshes) -> None:
+    """Refuse what cannot work before anything large is read, naming the field."""
+    model = read_model_config(config)
+    for name, mesh in (("mesh", meshes.train), ("mesh.rollout_tensor", meshes.rollout)):
+        shards = mesh.shape["data"] * mesh.shape["fsdp"]
+        at_once = config.prompts_per_step // (config.updates_per_batch * config.microbatches)
+        if at_once % shards:
+            raise ConfigError(
+                f"prompts_per_step {config.prompts_per_step} in {config.updates_per_batch} updates of "
+                f"{config.microbatches} microbatches is {at_once} prompts at once, which {name} cannot split over "
+                f"{shards} data shards"
+            )
+        shardings(abstract_model(model), TRAIN_RULES, mesh)  # refuses heads that do not divide
+    data = config.data
+    for name in ("records", "heldout"):
+        for path in getattr(data, name):
+            if not Path(path).is_file():
+                raise ConfigError(f"data.{name}: {path}: no such file")
+    if not Path(data.media_root).is_dir():
+        raise ConfigError(f"data.media_root: {data.media_root}: no such directory")
+    slices = -(-data.frames.max_frames // model.vision.temporal)
+    for bucket in data.video_buckets:
+        if bucket.slices < slices:
+            raise ConfigError(
+                f"data.video_buckets: {bucket} holds {bucket.slices} slices; data.frames.max_frames "
+                f"{data.frames.max_frames} makes {slices}"
+            )
+
+
+def read_model_config(config: TrainConfig) -> ModelConfig:
+    path = assets_directory(Path(config.model)) / "config.json"
+    if not path.is_file():
+        raise ConfigError(f"model: {config.model}: no config.json there")
+    return parse_hf_config(json.loads(path.read_text("utf-8")))
+
+
+def open_run(run: Path, config: TrainConfig) -> Checkpoints:
+    """Create the run directory, or recognise its own run in it."""
+    run.mkdir(parents=True, exist_ok=True)
+    if jax.process_index() == 0:
+        if not (run / HF).is_dir():
+            copy_assets(assets_directory(Path(config.model)), run / HF)
+            write_meta(run, source=config.model, dtype="float32")
+        _write_json(run / "environment.json", describe(config))
+    return Checkpoints(run, config.checkpoint, to_json(config))
+
+
+def load(config: TrainConfig, meshes: Meshes, checkpoints: Checkpoints) -> Program:
+    """Weights onto the mesh: of the newest checkpoint, else of the model that the config names."""
+    mesh, model_config = meshes.train, read_model_config(config)
+    tokenizer = load_tokenizer(assets_directory(Path(config.model)))
+    with jax.set_mesh(mesh):
+        like = jax.eval_shape(lambda: init_state(Qwen25VL(model_config, jax.random.key(0)), config.optimizer))
+        like = abstract(like, TRAIN_RULES, mesh)
+        found = checkpoints.restore(like)
+        if found is None:
+            state, position = _fresh_state(config, model_config, like, mesh), None
+        else:
+            state, saved = found
+            position = saved["data"]
+        reference = None
+        if config.stage == "rl" and config.grpo.beta > 0:
+            reference, _ = load_model(config.model, dtype=jnp.dtype(config.compute_dtype), mesh=mesh)
+    layout = PromptLayout.of(model_config, config.data.positions, config.data.spacing)
+    quarantine = Quarantine(Path(config.run) / "quarantine.jsonl", config.data.max_bad_share)
+    pipeline = make_pipeline(config, config.data.records, tokenizer, layout, quarantine)
+    quarantine.start(pipeline.unreadable, len(pipeline.records))
+    heldout = make_pipeline(config, config.data.heldout, tokenizer, layout, None) if config.data.heldout else None
+    return Program(
+        meshes=meshes,
+        tokenizer=tokenizer,
+        layout=layout,
+        pipeline=pipeline,
+        heldout=heldout,
+        quarantine=quarantine,
+        position=position,
+        state=state,
+        reference=reference,
+        sampler=Sampler(
+            meshes.rollout,
+            tokenizer.stop_tokens,
+            tokenizer.pad_token,
+            jax.random.fold_in(jax.random.key(config.seed), 1),
+        ),
+    )
+
+
+def make_pipeline(
+    config: TrainConfig,
+    records: tuple[str, ...],
+    tokenizer: ChatTokenizer,
+    layout: PromptLayout,
+    quarantine: Quarantine | None,
+) -> Pipeline:
+    data, rl = config.data, config.stage == "rl"
+    geometry = VisualGeometry(merge=layout.merge)
+    reader = MediaReader(unit=geometry.unit)
+    training = quarantine is not None
+    buckets = {"video": data.video_buckets, "image": data.image_buckets, "text": data.text_buckets}
+    return Pipeline(
+        [Source(RecordFile(path), Path(data.media_root)) for path in records],
+        Encoder(
+            tokenizer,
+            data.frames,
+            data.images,
+            geometry,
+            prompt_style(data.prompt, "rl" if rl else "sft"),
+            None if rl else data.loss_on,
+        ),
+        layout,
+        CachedMedia(data.cache, reader) if data.cache else reader,
+        Batching(
+            rows=config.prompts_per_step,
+            buckets={kind: choice for kind, choice in buckets.items() if choice},
+            seed=config.seed,
+            weights=_weights(data) if training else None,
+            shuffle=data.shuffle if rl and config.rollout.shuffled_group else None,
+            answer_tokens=None if rl else data.answer_tokens,
+        ),
+        sizes=np.load(data.sizes) if data.sizes and training else None,
+        known=quarantine.known if training else frozenset(),
+        shard_index=jax.process_index(),
+        shard_count=jax.process_count(),
+    )
+
+
+def _weights(data: DataConfig) -> dict[str, float] | None:
+    share = data.image_share
+    return None if share is None else {"image": share, "video": 1.0 - share}
+
+
+def _fresh_state(config: TrainConfig, model_config: ModelConfig, like: TrainState, mesh: Mesh) -> TrainState:
+    where = jax.tree.map(lambda x: x.sharding, like)
+    if config.from_scratch:
+
+        def make(key):
+            return init_state(Qwen25VL(model_config, key), config.optimizer)
+
+        return jax.jit(make, out_shardings=where)(jax.random.key(config.seed))
+    model, _ = load_model(config.model, dtype=jnp.float32, mesh=mesh)
+    return jax.jit(lambda m: init_state(m, config.optimizer), out_shardings=where, donate_argnums=0)(model)
+
+
+def mean_over_processes(metrics: dict[str, float]) -> dict[str, float]:
+    """Each process judged its own rows, equally many."""
+    if jax.process_count() == 1:
+        return metrics
+    names = sorted(metrics)
+    table = multihost_utils.process_allgather(np.array([metrics[name] for name in names]))
+    return dict(zip(names, np.nanmean(table, axis=0).tolist(), strict=True))
+
+
+def describe(config: TrainConfig) -> dict[str, Any]:
+    """What it takes to know a run again: settings, versions, code, hardware."""
+    names = (
+        "jax",
+        "jaxlib",
+        "flax",
+        "optax",
+        "orbax-checkpoint",
+        "transformers",
+        "grain",
+        "numpy",
+        "decord",
+        "av",
+    )
+    return {
+        "config": to_json(config),
+        "versions": {"python": platform.python_version(), **{n: importlib.metadata.version(n) for n in names}},
+        "commit": _commit(),
+        "devices": [str(device.device_kind) for device in jax.devices()],
+        "processes": jax.process_count(),
+        "host": platform.node(),
+        "cpus": os.cpu_count(),
+    }
+
+
+def _commit() -> str | None:
+    """The checkout's commit, marked where files differ from it; None for an installed package."""
+    here = Path(vr1_jax.__file__).parent
+    try:
+        done = subprocess.run(
+            ["git", "-C", here, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except FileNotFoundError:  # no git on this machine
+        return None
+    return done.stdout.strip() or None
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    aside = path.with_suffix(".partial")
+    aside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    os.replace(aside, path)
