@@ -110,7 +110,9 @@ def write_failures(path: Path, failures: list) -> None:
         path.unlink(missing_ok=True)
         return
     aside = path.with_name(f".{path.name}")
-    aside.write_text("".join(json.dumps(vars(failure), ensure_ascii=False) + "\n" for failure in failures), "utf-8")
+    aside.write_text(
+        "".join(json.dumps(vars(failure), ensure_ascii=False) + "\n" for failure in failures), "utf-8"
+    )
     aside.rename(path)
 
 

@@ -158,7 +158,9 @@ def _write_shards(missing, directory, settings, processes, shard_files, report, 
     size = max(1, min(shard_files, -(-len(missing) // processes)))
     chunks = [missing[at : at + size] for at in range(0, len(missing), size)]
     with ProcessPoolExecutor(min(processes, max(1, len(chunks))), mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(write_shard, chunk, directory, first + n, settings) for n, chunk in enumerate(chunks)]
+        futures = [
+            pool.submit(write_shard, chunk, directory, first + n, settings) for n, chunk in enumerate(chunks)
+        ]
         try:
             for future in as_completed(futures):
                 written, pixel_bytes, failures = future.result()

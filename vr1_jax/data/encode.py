@@ -29,6 +29,7 @@ from vr1_jax.data.records import Sample
 from vr1_jax.data.tokenizer import ChatTokenizer
 from vr1_jax.data.video import Clip
 
+GEOMETRY = VisualGeometry()
 ShuffleBy = Literal["frames", "slices"]
 
 
@@ -63,7 +64,7 @@ class Encoder:
     tokenizer: ChatTokenizer
     frame_budget: FrameBudget = TRAINING_BUDGET
     image_budget: ImageBudget = IMAGE_BUDGET
-    geometry: VisualGeometry = VisualGeometry()
+    geometry: VisualGeometry = GEOMETRY
     style: PromptStyle = FIXED
     supervised: LossOn | None = None
 

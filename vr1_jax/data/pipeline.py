@@ -157,7 +157,10 @@ class Pipeline:
 
     def _stream(self, step: int, workers: int, ahead: int):
         import grain
+        from absl import flags
 
+        if not flags.FLAGS.is_parsed():  # Grain asks for its flags' values; the program takes no absl flags
+            flags.FLAGS.mark_as_parsed()
         steps = grain.MapDataset.range(step, ENDLESS).map(self._assembler)
         stream = steps.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=ahead))
         if workers:

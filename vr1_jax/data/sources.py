@@ -95,9 +95,11 @@ def group_records(
         members = np.flatnonzero(kinds == number)
         choice = sorted(buckets.get(kind, ()), key=cost)
         if len(members) and not choice:
-            raise DataError(f"{len(members)} records are of kind {kind}, and no bucket is: add one to the config")
+            raise DataError(f"{len(members)} records are of kind {kind}, and no bucket is: add one")
         if len(choice) > 1 and sizes is None:
-            raise DataError(f"{len(choice)} buckets for {kind} need the records' sizes: run choose_buckets --sizes")
+            raise DataError(
+                f"{len(choice)} buckets for {kind} need the records' sizes: run choose_buckets --sizes"
+            )
         for bucket in choice:
             held = np.ones(len(members), bool)
             if sizes is not None:  # unknown sizes are -1: such a record meets its refusal when it is decoded

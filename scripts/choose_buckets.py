@@ -1,0 +1,161 @@
+"""Chooses the few shapes that training compiles, from the sizes of the data, and prints them for the config.
+
+python scripts/choose_buckets.py --records train.json --media-root media --model DIR --count 3
+
+Sizes are read from file headers, of a sample of the records. With --sizes they are read of all records and kept:
+training needs that file when a kind (image, video, text) has more than one bucket.
+"""
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--records", type=Path, required=True, help="JSON list or JSON lines")
+    parser.add_argument("--media-root", type=Path, required=True, help="what the records' paths are relative to")
+    parser.add_argument("--model", type=Path, required=True, help="directory with tokenizer.json")
+    parser.add_argument("--count", type=int, default=3, help="how many shapes")
+    parser.add_argument("--frames", type=int, default=16, help="most frames of a video, as in training")
+    parser.add_argument("--frame-pixels", type=int, default=128 * 28 * 28, help="pixels of a frame after resizing")
+    parser.add_argument("--image-pixels", type=int, default=256 * 28 * 28, help="most pixels of an image")
+    parser.add_argument("--max-tokens", type=int, help="leave longer prompts out: training will refuse them")
+    parser.add_argument("--sample", type=int, default=1000, help="how many records to look at")
+    parser.add_argument("--seed", type=int, default=0, help="which ones")
+    parser.add_argument("--sizes", type=Path, help="look at all records and write their sizes to this .npy file")
+    parser.add_argument("--force", action="store_true", help="replace --sizes")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    chosen = parse_arguments(arguments)
+
+    def refuse(code: int, message: object) -> int:
+        print(f"choose_buckets: {message}", file=sys.stderr)
+        return code
+
+    from vr1_jax.data.buckets import choose_buckets
+    from vr1_jax.data.frames import TRAINING_BUDGET, FrameBudget, ImageBudget
+    from vr1_jax.data.record_file import RecordFile
+    from vr1_jax.data.records import RecordError
+    from vr1_jax.data.tokenizer import TokenizerError, load_tokenizer
+
+    if chosen.count < 1 or chosen.sample < 1:
+        return refuse(2, "--count and --sample must be at least 1")
+    if chosen.sizes is not None and chosen.sizes.exists() and not chosen.force:
+        return refuse(2, f"--sizes {chosen.sizes} exists; --force replaces it")
+    try:
+        fewest = min(TRAINING_BUDGET.min_frames, chosen.frames)
+        pixels = chosen.frame_pixels
+        frames = FrameBudget(min_frames=fewest, max_frames=chosen.frames, min_pixels=pixels, max_pixels=pixels)
+        images = ImageBudget(max_pixels=chosen.image_pixels)
+    except ValueError as error:
+        return refuse(2, f"--frames, --frame-pixels or --image-pixels: {error}")
+    try:
+        records, tokenizer = RecordFile(chosen.records), load_tokenizer(chosen.model)
+    except (RecordError, TokenizerError) as error:
+        return refuse(1, error)
+    sizes, kinds, refused = look(records, chosen, tokenizer, frames, images)
+    by_kind = split(sizes, kinds, chosen.max_tokens, refused)
+    print_histogram(by_kind, refused)
+    if not any(map(len, by_kind.values())):
+        return refuse(1, f"{chosen.records}: none of the records looked at can be used")
+    if chosen.sizes is not None:
+        save(chosen.sizes, sizes)
+    try:
+        print_choice(choose_buckets(by_kind, chosen.count), chosen)
+    except ValueError as error:
+        return refuse(2, f"--count: {error}")
+    return 0
+
+
+def look(records, chosen, tokenizer, frames, images):
+    """Sizes [N, 3] of the records (-1: not looked at, or not usable), their kinds, and refusals by reason."""
+    import numpy as np
+    from tqdm import tqdm
+
+    from vr1_jax.data.frames import MediaError, VisualGeometry
+    from vr1_jax.data.probe import Prober, grid
+    from vr1_jax.data.prompts import encode_prompt
+    from vr1_jax.data.records import RecordError
+    from vr1_jax.data.sources import kind_of
+
+    numbers = np.arange(len(records))
+    if chosen.sizes is None and len(records) > chosen.sample:
+        numbers = np.sort(np.random.default_rng(chosen.seed).permutation(len(records))[: chosen.sample])
+    geometry = VisualGeometry()
+    sizes, kinds, refused = np.full((len(records), 3), -1, np.int32), {}, Counter()
+    with Prober() as probe:
+        for number in tqdm(numbers, unit="record", disable=None if sys.stderr.isatty() else True):
+            try:
+                sample = records[int(number)]
+                slices = rows = columns = 0
+                if sample.data_type != "text":
+                    budget = images if sample.data_type == "image" else frames
+                    shape = probe(sample.data_type, sample.media(chosen.media_root), budget)
+                    slices, rows, columns = grid(shape, geometry)
+            except RecordError as error:
+                refused["path" if error.field == "path" else "record"] += 1
+                continue
+            except MediaError as error:
+                refused[error.reason] += 1
+                continue
+            units = slices * rows * columns // geometry.merge**2
+            sizes[number] = slices, rows * columns, len(encode_prompt(sample, tokenizer, units))
+            kinds[int(number)] = kind_of(sample)
+    return sizes, kinds, refused
+
+
+def split(sizes, kinds, max_tokens, refused):
+    """The sizes of each kind; prompts above `max_tokens` are counted as refused."""
+    from vr1_jax.data.sources import KINDS
+
+    by_kind = {}
+    for kind in KINDS:
+        found = sizes[[number for number, its in kinds.items() if its == kind]]
+        if max_tokens is not None:
+            refused["too_long"] += int((found[:, 2] > max_tokens).sum())
+            found = found[found[:, 2] <= max_tokens]
+        by_kind[kind] = found
+    return by_kind
+
+
+def save(path: Path, sizes) -> None:
+    import numpy as np
+
+    aside = path.with_name(f".{path.name}")
+    with aside.open("wb") as file:
+        np.save(file, sizes)
+    aside.rename(path)
+
+
+def print_histogram(by_kind, refused: Counter) -> None:
+    import numpy as np
+
+    for kind, sizes in by_kind.items():
+        if len(sizes):
+            print(f"{kind}: {len(sizes)} records         least  quarter   half  three quarters   most")
+            for name, column in zip(("slices", "patches in a slice", "prompt tokens"), sizes.T, strict=True):
+                least, quarter, half, three, most = np.percentile(column, (0, 25, 50, 75, 100)).astype(int)
+                print(f"  {name:20} {least:12} {quarter:8} {half:6} {three:15} {most:6}")
+    refused = +refused
+    if refused:
+        print("cannot be used: " + ", ".join(f"{reason} {count}" for reason, count in refused.most_common()))
+
+
+def print_choice(choice, chosen) -> None:
+    print(f"\n{choice.waste:.1%} of the computation on prompts goes to padding.\nbuckets = {{")
+    for kind, buckets in choice.buckets.items():
+        shapes = ", ".join(f"Bucket(slices={b.slices}, patches={b.patches}, tokens={b.tokens})" for b in buckets)
+        print(f'    "{kind}": ({shapes},),')
+    print("}")
+    if chosen.sizes is not None:
+        print(f'sizes = "{chosen.sizes}"')
+    elif any(len(buckets) > 1 for buckets in choice.buckets.values()):
+        print("A kind with several buckets needs the sizes of all records: run this with --sizes FILE.npy.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
