@@ -178,7 +178,6 @@ def test_the_step_equals_upstream_in_torch(untied, oracle, experience):
     np.testing.assert_allclose(metrics["grad_norm"], norm, rtol=TOLERANCE)
     assert norm > OPTIMIZER.clip_norm  # so the clip is part of what is compared
     used = jax.tree.map(lambda mu: mu / 0.1 * norm / OPTIMIZER.clip_norm, state.opt_state[1].mu)
-    print(worst(used, grads), worst(state.model, ours_from(oracle.model)))
     assert worst(used, grads)[0] < TOLERANCE
     assert worst(state.model, ours_from(oracle.model))[0] < TOLERANCE
     assert worst(model, ours_from(oracle.model))[0] > 100 * TOLERANCE  # the update is larger than that
@@ -202,7 +201,6 @@ def test_inner_epochs_over_minibatches_equal_torch(untied, oracle, experience):
             state, metrics = step(state, part, optimizer=OPTIMIZER)
             got.append((metrics["loss"], metrics["grad_norm"]))
             clipped.append(metrics["clipped_low"] + metrics["clipped_high"])
-    print(got, expected, clipped, worst(state.model, ours_from(oracle.model)))
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=TOLERANCE)
     assert clipped[0] == 0 < max(clipped)
     assert worst(state.model, ours_from(oracle.model))[0] < 10 * TOLERANCE

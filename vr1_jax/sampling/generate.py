@@ -190,7 +190,10 @@ def split_groups(completion: Completion, groups: tuple[int, ...]) -> list[Comple
 
 def _append(state: SamplingState, model: Qwen25VL, hidden: Float[Array, "B G D"], limits: Limits, plan: Plan):
     """Sample token number `step` of every row from the hidden states that predict it."""
-    scores = shard(qwen25vl.logits(model, hidden), "batch", None, None)
+    # Each device scores its share of the vocabulary, then scores are gathered: with only the second constraint
+    # the compiler gathers the head instead.
+    scores = shard(qwen25vl.logits(model, hidden), "batch", None, "vocab")
+    scores = shard(scores, "batch", None, None)
     choices = (
         scores
         if state.seen is None
