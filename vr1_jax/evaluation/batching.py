@@ -14,7 +14,7 @@ MAX_ROWS = 8
 TOKENS_AT_ONCE = 16_384
 PATCH_PAIRS_AT_ONCE = 2**24
 # A batch may be padded to this much of its members' own cost, and a program reused at this much of it.
-BATCH_WASTE, REUSE_WASTE = 1.5, 2.0
+BATCH_WASTE, REUSE_WASTE = 2.0, 3.0
 PATCHES_PER_TOKEN = 10  # patches whose way through the vision tower costs one token's way through the decoder
 
 
