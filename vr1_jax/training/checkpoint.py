@@ -1,0 +1,306 @@
+"""Checkpoints of a run: saved while the next step computes, whole or not at all, checked before use.
+
+RUN/checkpoints/STEP/
+  params/           the model, by plain names: what `load_model` and the export read
+  trainer/          optimizer state and counters
+  progress.json     step, position in the data, metrics, config of the run
+  checksums.*.json  of all files above
+
+A save has three phases. `save` copies the arrays to the host; a thread writes them as STEP.saving and adds
+checksums; the rename to STEP makes it a checkpoint. Whatever a killed run leaves under other names is
+cleared away when the next one opens the directory.
+"""
+
+import asyncio
+import dataclasses
+import json
+import logging
+import math
+import shutil
+from collections.abc import Collection
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint.experimental.v1 as ocp
+from flax import nnx
+from jax.experimental import multihost_utils
+
+from vr1_jax.training.config_check import check_config
+from vr1_jax.training.integrity import damage, flush_directories, write_checksums
+from vr1_jax.types import TrainState
+from vr1_jax.weights.array_store import save_context
+from vr1_jax.weights.checkpoint_dir import PARAMS, STEPS, step_directory
+from vr1_jax.weights.errors import CheckpointError
+from vr1_jax.weights.json_files import read_json
+from vr1_jax.weights.output import out_of_space
+from vr1_jax.weights.tree import nest
+
+TRAINER = "trainer"
+PROGRESS = "progress.json"
+_SAVING, _REMOVED, _DAMAGED = ".saving", ".removed", ".damaged"
+_SAVE_ERRORS = (OSError, ValueError, RuntimeError)  # ours and tensorstore's, and jax's at a barrier
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """How often to save, and what to keep: more than one, for the day the last turns out damaged."""
+
+    every: int = 100  # steps
+    keep_last: int = 2
+    keep_best: int = 0  # besides the last ones
+    best_metric: str = "reward"  # larger is better
+
+    def __post_init__(self):
+        for name, least in (("every", 1), ("keep_last", 1), ("keep_best", 0)):
+            if getattr(self, name) < least:
+                raise CheckpointError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        if self.keep_best and not self.best_metric:
+            raise CheckpointError(f"keep_best is {self.keep_best}; best_metric must name a metric")
+
+
+class Restored(NamedTuple):
+    state: TrainState
+    data_state: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of one run directory. All processes of a run make the same calls in the same order.
+
+    `run_config` is saved with each; `restore` refuses where it disagrees in anything but the `harmless` fields.
+    """
+
+    def __init__(
+        self, run: Path, config: CheckpointConfig, run_config: dict[str, Any], *, harmless: Collection[str] = ()
+    ):
+        self._run, self._config = run.absolute(), config
+        self._run_config, self._harmless = run_config, harmless
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+        self._newest: int | None = None  # last step saved, being saved, or restored
+        self._failure: BaseException | None = None  # of the last save
+        self._saves = 0
+        self.failed_saves = 0
+        if _is_first_process():
+            (self._run / STEPS).mkdir(parents=True, exist_ok=True)
+            _clear_leftovers(self._run / STEPS)
+
+    def due(self, step: int) -> bool:
+        return step % self._config.every == 0
+
+    def save(self, state: TrainState, data_state: dict[str, Any], metrics: dict[str, float]) -> None:
+        """Copy the state to the host and return; the files are written meanwhile.
+
+        Only one save is under way at a time, so that the host never holds two copies. A save that fails is
+        logged and counted, the run goes on, and the checkpoints before it stay as they are.
+        """
+        step = int(state.step)
+        self._settle()
+        if step == self._newest:
+            return
+        directory = step_directory(self._run, step)
+        if directory.exists():
+            raise CheckpointError(f"{directory}: exists; resume that run, or use another directory")
+        content = {"step": step, "metrics": metrics, "data": data_state, "config": self._run_config}
+        progress = json.dumps(content, indent=2)  # now: the caller's objects change while the thread writes
+        self._newest, self._failure, self._saves = step, None, self._saves + 1
+        try:
+            with save_context():
+                response = ocp.save_checkpointables_async(_aside(directory), _trees(state))
+        except _SAVE_ERRORS as error:
+            self._fail(directory, error)
+        else:
+            self._pending = self._thread.submit(self._finish, directory, response, progress, self._saves)
+
+    def wait(self) -> None:
+        """Until the last save is on disk; raises CheckpointError if it failed."""
+        self._settle()
+        if self._failure is not None:
+            raise CheckpointError(
+                f"{self._run}: the last checkpoint could not be saved: {_reason(self._failure)}"
+            ) from self._failure
+
+    def close(self) -> None:
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
+        if error_type is None:
+            self.close()
+        else:  # the error to see is the one that ended the run; a failed save was logged
+            self._thread.shutdown()
+
+    def restore(self, like: TrainState) -> Restored | None:
+        """The newest undamaged checkpoint, placed as `like` (abstract) says; None when there is none at all."""
+        damaged: list[Path] = []
+        for step in reversed(_numbered(self._run / STEPS)):
+            directory = step_directory(self._run, step)
+            if not _is_damaged(directory):
+                break
+            damaged.append(directory)
+        else:
+            if damaged:
+                names = ", ".join(path.name for path in damaged)
+                raise CheckpointError(f"{self._run / STEPS}: all checkpoints are damaged ({names}); see the log")
+            return None
+        progress = read_json(directory / PROGRESS)
+        check_config(progress["config"], self._run_config, self._harmless, run=self._run)
+        state = _load(directory, like)
+        if _is_first_process():
+            for other in damaged:
+                _set_aside(other)
+        if damaged:
+            logger.warning("resuming from step %d, the newest undamaged checkpoint of %s", step, self._run)
+        self._newest = step
+        return Restored(state, progress["data"])
+
+    def _settle(self) -> None:
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def _finish(self, directory: Path, response: ocp.AsyncResponse[None], progress: str, save: int) -> None:
+        try:
+            response.result()
+            _complete(directory, progress, save)
+        except _SAVE_ERRORS as error:
+            self._fail(directory, error)
+        else:
+            if _is_first_process():
+                self._remove_surplus()
+
+    def _fail(self, directory: Path, error: BaseException) -> None:
+        self._newest, self._failure = None, error
+        self.failed_saves += 1
+        if _is_first_process():
+            for leftover in directory.parent.glob(f"{_aside(directory).name}*"):
+                shutil.rmtree(leftover, ignore_errors=True)  # whatever stays goes when the run is opened again
+        available = _numbered(directory.parent)
+        kept = f"the newest checkpoint is that of step {available[-1]}" if available else "there is no other"
+        logger.warning("step %s was not saved: %s; the run goes on, %s", directory.name, _reason(error), kept)
+
+    def _remove_surplus(self) -> None:
+        available = _numbered(self._run / STEPS)
+        keep = set(available[-self._config.keep_last :])
+        if self._config.keep_best:
+            ranked = sorted(available, key=lambda step: (self._metric(step), step))
+            keep |= {step for step in ranked[-self._config.keep_best :] if self._metric(step) > -math.inf}
+        for step in set(available) - keep:
+            try:
+                _remove(step_directory(self._run, step))
+            except OSError as error:
+                logger.warning("the checkpoint of step %d, no longer wanted, cannot be removed: %s", step, error)
+
+    def _metric(self, step: int) -> float:
+        """-inf for a checkpoint without: it is never among the best."""
+        try:
+            value = read_json(step_directory(self._run, step) / PROGRESS)["metrics"][self._config.best_metric]
+        except (CheckpointError, KeyError):
+            return -math.inf
+        return -math.inf if math.isnan(value) else value
+
+
+def _trees(state: TrainState) -> dict[str, dict[str, Any]]:
+    fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    return {PARAMS: nest(_leaves(fields.pop("model"))), TRAINER: nest(_leaves(fields))}
+
+
+def _load(directory: Path, like: TrainState) -> TrainState:
+    try:
+        loaded = ocp.load_checkpointables(directory, _trees(like))
+    except (ValueError, KeyError) as error:
+        raise CheckpointError(f"{directory}: does not fit this model and optimizer: {_reason(error)}") from error
+    fields = {"model": loaded[PARAMS], **loaded[TRAINER]}
+    arrays = _leaves(fields)
+    return jax.tree.unflatten(jax.tree.structure(like), [arrays[path] for path in _leaves(like)])
+
+
+def _leaves(tree: Any) -> dict[str, Any]:
+    """Dotted name -> array, in the order of the tree's leaves; also through modules in optimizer state."""
+    nodes = jax.tree.leaves_with_path(tree, is_leaf=_is_variable)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): node.get_value() if _is_variable(node) else node
+        for path, node in nodes
+    }
+
+
+def _is_variable(node: Any) -> bool:
+    return isinstance(node, nnx.Variable)
+
+
+def _complete(directory: Path, progress: str, save: int) -> None:
+    """Make a checkpoint of what Orbax has written aside; nobody sees it before it is whole and on disk."""
+    aside = _aside(directory)
+    if _is_first_process():
+        (aside / PROGRESS).write_text(progress, encoding="utf-8")
+    _barrier(f"written {save}")
+    write_checksums(aside, jax.process_index(), jax.process_count())
+    _barrier(f"checked {save}")
+    if _is_first_process():
+        flush_directories(aside)
+        aside.rename(directory)
+        flush_directories(directory)
+    _barrier(f"complete {save}")
+
+
+def _barrier(name: str) -> None:
+    """Wait for all processes; through their coordinator, as collectives belong to the main thread."""
+    if jax.process_count() > 1:
+        asyncio.run(ocp.multihost.sync_global_processes(name, operation_id="checkpoint"))
+
+
+def _is_first_process() -> bool:
+    return jax.process_index() == 0
+
+
+def _is_damaged(directory: Path) -> bool:
+    """Whether any process found damage in its share of the files."""
+    finding = damage(directory, jax.process_index(), jax.process_count())
+    if finding:
+        logger.warning("checkpoint %s is damaged: %s", directory, finding)
+    if jax.process_count() == 1:
+        return finding is not None
+    return bool(multihost_utils.process_allgather(np.array(finding is not None)).any())
+
+
+def _numbered(steps: Path) -> list[int]:
+    return sorted(int(entry.name) for entry in steps.iterdir() if entry.name.isdecimal() and entry.is_dir())
+
+
+def _aside(directory: Path) -> Path:
+    return directory.with_suffix(_SAVING)
+
+
+def _set_aside(directory: Path) -> None:
+    """Out of the way of the step's next save; a person may want to look at it."""
+    target = directory.with_suffix(_DAMAGED)
+    shutil.rmtree(target, ignore_errors=True)
+    directory.rename(target)
+    logger.warning("kept as %s; delete it when it is of no use", target)
+
+
+def _remove(directory: Path) -> None:
+    """Under another name first, so that a kill leaves no half of it under its number."""
+    doomed = directory.rename(directory.with_suffix(_REMOVED))
+    shutil.rmtree(doomed)
+
+
+def _clear_leftovers(steps: Path) -> None:
+    for entry in steps.iterdir():
+        number, _, rest = entry.name.partition(".")
+        if number.isdecimal() and f".{rest}".startswith((_SAVING, _REMOVED)):
+            shutil.rmtree(entry)
+
+
+def _reason(error: BaseException) -> str:
+    return "the disk is full" if out_of_space(error) else str(error).partition("\n")[0]

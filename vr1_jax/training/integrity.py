@@ -1,0 +1,90 @@
+"""Checksums of a checkpoint's files: what the storage format itself does not notice, a restore must.
+
+Each process takes a share of the files, so that a large checkpoint is read by all machines at once; the
+checksums of all shares together cover every file, whatever the number of processes that verify them.
+"""
+
+import os
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from vr1_jax.weights.errors import CheckpointError
+from vr1_jax.weights.json_files import read_json, write_json
+
+_PREFIX = "checksums."
+_THREADS = 4  # beside data loading, which must not starve
+_BLOCK_BYTES = 4 * 2**20
+
+
+def write_checksums(directory: Path, process: int = 0, processes: int = 1) -> None:
+    """Bring this process's share of the files to disk and write down their sizes and CRC-32."""
+    names = [str(path.relative_to(directory)) for path in _files(directory)]
+    share = names[process::processes]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        sums = dict(zip(share, pool.map(lambda name: _read(directory / name, flush=True), share), strict=True))
+    path = directory / f"{_PREFIX}{process}-of-{processes}.json"
+    write_json(path, {"files": sums})
+    _read(path, flush=True)
+
+
+def flush_directories(directory: Path) -> None:
+    """Make the entries of a directory, all below it, and its own outlast a loss of power."""
+    for path in (*(entry for entry in directory.rglob("*") if entry.is_dir()), directory, directory.parent):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def damage(directory: Path, process: int = 0, processes: int = 1) -> str | None:
+    """What is wrong with this process's share of the files, if anything is."""
+    try:
+        expected = _expected(directory)
+    except (CheckpointError, KeyError, OSError) as error:
+        return f"its checksums cannot be read ({error})"
+    share = sorted(expected)[process::processes]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        findings = pool.map(lambda name: _compare(directory / name, expected[name]), share)
+        return next((f"{name} {finding}" for name, finding in zip(share, findings, strict=True) if finding), None)
+
+
+def _expected(directory: Path) -> dict[str, list[int]]:
+    paths = sorted(directory.glob(f"{_PREFIX}*-of-*.json"))
+    if not paths:
+        raise CheckpointError("none found")
+    processes = int(paths[0].stem.rpartition("-")[2])
+    files: dict[str, list[int]] = {}
+    for process in range(processes):
+        files |= read_json(directory / f"{_PREFIX}{process}-of-{processes}.json")["files"]
+    return files
+
+
+def _compare(path: Path, expected: list[int]) -> str | None:
+    try:
+        found = _read(path)
+    except FileNotFoundError:
+        return "is missing"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    if found == expected:
+        return None
+    return f"has {found[0]} bytes" if found[0] != expected[0] else "has altered content"
+
+
+def _files(directory: Path) -> list[Path]:
+    """In one order for all processes; the largest first, so that shares are even."""
+    paths = (path for path in directory.rglob("*") if path.is_file() and not path.name.startswith(_PREFIX))
+    return sorted(paths, key=lambda path: (-path.stat().st_size, str(path)))
+
+
+def _read(path: Path, *, flush: bool = False) -> list[int]:
+    """Size and CRC-32."""
+    size = crc = 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            size, crc = size + len(block), zlib.crc32(block, crc)
+        if flush:
+            os.fsync(file.fileno())
+    return [size, crc]
