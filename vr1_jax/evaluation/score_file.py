@@ -38,6 +38,8 @@ class Line:
 def score_file(chat: ChatModel, records: Path, media_root: Path, frames: FrameBudget) -> Iterator[dict[str, Any]]:
     """One result for each line that is not blank, in order; what cannot be scored says why."""
     encoder = Encoder(chat.tokenizer, frames, geometry=chat.geometry)
+    # The first call sets the tokenizer's options, which must not happen while a thread is using it.
+    chat.tokenizer.encode_text("")
 
     def encode(line: tuple[int, bytes], reader: MediaReader) -> Line:
         index, text = line
