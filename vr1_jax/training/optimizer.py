@@ -6,8 +6,6 @@ from typing import Any, Literal
 import jax
 import optax
 
-from vr1_jax.models.qwen25vl import Qwen25VL
-
 
 class OptimizerError(ValueError):
     """Optimizer settings that make no sense; the message names the field."""
@@ -72,7 +70,7 @@ def is_decayed(path: tuple[Any, ...], decayed: Literal["matrices", "upstream"]) 
 
 
 def _decay_weights(config: OptimizerConfig) -> optax.GradientTransformation:
-    def update(updates: Qwen25VL, params: Qwen25VL) -> Qwen25VL:
+    def update(updates: optax.Updates, params: optax.Params) -> optax.Updates:
         return jax.tree.map_with_path(
             lambda path, u, p: u + config.weight_decay * p if is_decayed(path, config.decayed) else u,
             updates,
