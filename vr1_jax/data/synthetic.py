@@ -47,8 +47,14 @@ class World:
     heldout: int = 60  # questions of each split that is not for training, two thirds of them on videos
     size: int = 56
     static_shortcut: float | None = None
+    tasks: tuple[str, ...] = ()  # names of the tasks to use; empty uses all
 
     def __post_init__(self):
+        known = [task.name for task in ORDERED + STILL]
+        if unknown := sorted(set(self.tasks) - set(known)):
+            raise ValueError(f"no task is called {', '.join(unknown)}; there are {', '.join(known)}")
+        if self.tasks and self.images and not _chosen(STILL, self):
+            raise ValueError("images were asked for, but none of the chosen tasks shows a still")
         if self.size < 56 or self.size % 28:
             raise ValueError(f"size must be a multiple of 28 from 56 on, got {self.size}")
         if min(self.videos, self.images, self.heldout) < 0:
@@ -89,8 +95,13 @@ def _plan(world: World, split: str) -> Iterator[tuple[str, int, str, Task, int]]
         # Bresenham: after n records, the nearest whole number to n * videos / total are videos.
         is_video = (number + 1) * videos // (videos + images) > number * videos // (videos + images)
         data_type, tasks = ("video", VIDEO_TASKS) if is_video else ("image", STILL)
+        tasks = _chosen(tasks, world)
         nth = turns[data_type] = turns.get(data_type, -1) + 1
         yield split, number, data_type, tasks[nth % len(tasks)], nth // len(tasks)
+
+
+def _chosen(tasks: tuple[Task, ...], world: World) -> tuple[Task, ...]:
+    return tuple(task for task in tasks if not world.tasks or task.name in world.tasks)
 
 
 def _write_record(
@@ -180,10 +191,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--static-shortcut", type=float, metavar="Q", help="how often a frame's colour is right"
     )
+    parser.add_argument("--tasks", nargs="+", default=(), metavar="NAME", help="the tasks to use, of all")
     parser.add_argument("--force", action="store_true", help="replace --out")
     chosen = vars(parser.parse_args(arguments))
     out, force = chosen.pop("out"), chosen.pop("force")
     try:
+        chosen["tasks"] = tuple(chosen["tasks"])
         counts = write_world(out, World(**chosen), force=force)
     except (ValueError, FileExistsError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")

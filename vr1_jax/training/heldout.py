@@ -1,4 +1,4 @@
-"""Held-out questions during a run: accuracy with its standard error, and how much of it needs the order of frames."""
+"""Held-out questions during a run: accuracy with its standard error, and how much needs the order of frames."""
 
 from types import SimpleNamespace
 

@@ -18,10 +18,10 @@ from vr1_jax.rl.experience import Judged, judge, place, place_rows, texts, trim
 from vr1_jax.sampling.placement import rollout_params
 from vr1_jax.sharding import batch_sharding
 from vr1_jax.training import heldout, setup
-from vr1_jax.training.checkpoint import stop_requested
 from vr1_jax.training.metrics import MetricsLog, Phases, host_memory_gb, progress_line
 from vr1_jax.training.rollouts import write_rollouts
 from vr1_jax.training.steps import cast, grpo_step, score_batch, sft_step
+from vr1_jax.training.stopping import stop_on_signal
 from vr1_jax.types import Experience, Supervised, TrainState
 
 log = logging.getLogger("vr1_jax")
@@ -40,7 +40,7 @@ def train(config: TrainConfig) -> TrainState:
     with ExitStack() as stack:
         checkpoints = stack.enter_context(setup.open_run(run, config))
         program = setup.load(config, meshes, checkpoints)
-        stop = stack.enter_context(stop_requested())
+        stop_requested = stack.enter_context(stop_on_signal())
         batches = stack.enter_context(program.pipeline.batches(program.position, workers=config.data.workers))
         first = int(program.state.step) // config.updates_per_step
         metrics_log = MetricsLog(
@@ -61,7 +61,8 @@ def train(config: TrainConfig) -> TrainState:
             if config.watch.evaluate_every and (done or (step + 1) % config.watch.evaluate_every == 0):
                 with phases("evaluate"):
                     metrics |= heldout.evaluate(config, program, state.model)
-            if done or stop() or (step + 1) % config.checkpoint.every == 0:
+            stopping = stop_requested()
+            if done or stopping or checkpoints.due(step + 1):
                 with phases("save"):
                     checkpoints.save(state, _position(batches, program), metrics)
             metrics |= {**phases.metrics(), "host_memory_gb": host_memory_gb()}
@@ -69,7 +70,7 @@ def train(config: TrainConfig) -> TrainState:
             if jax.process_index() == 0:
                 print(progress_line(step + 1, config.steps, metrics, _SHOWN[config.stage]), flush=True)
             _check_health(config, metrics, step)
-            if stop() and not done:
+            if stopping and not done:
                 log.warning("stopped by a signal after step %d; the same command goes on from here", step + 1)
                 break
     return state

@@ -39,6 +39,9 @@ from vr1_jax.types import TrainState
 from vr1_jax.weights.checkpoint_dir import HF, assets_directory, copy_assets, write_meta
 from vr1_jax.weights.loading import load_model
 
+# Fields of the config that a resumed run may change: they do not change what is learned.
+HARMLESS = ("run", "steps", "mesh", "checkpoint", "watch", "data.workers", "data.cache", "stop_after_skips")
+
 
 class TrainingError(RuntimeError):
     """A run that cannot go on; the message says why."""
@@ -118,7 +121,7 @@ def open_run(run: Path, config: TrainConfig) -> Checkpoints:
             copy_assets(assets_directory(Path(config.model)), run / HF)
             write_meta(run, source=config.model, dtype="float32")
         _write_json(run / "environment.json", describe(config))
-    return Checkpoints(run, config.checkpoint, to_json(config))
+    return Checkpoints(run, config.checkpoint, to_json(config), harmless=HARMLESS)
 
 
 def load(config: TrainConfig, meshes: Meshes, checkpoints: Checkpoints) -> Program:
