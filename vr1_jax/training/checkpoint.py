@@ -17,7 +17,7 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,7 +115,7 @@ class Checkpoints:
         except _SAVE_ERRORS as error:
             self._fail(directory, error)
         else:
-            self._pending = self._thread.submit(self._finish, directory, response, progress, self._saves)
+            self._pending = self._thread.submit(self._finish, directory, response.result, progress, self._saves)
 
     def wait(self) -> None:
         """Until the last save is on disk; raises CheckpointError if it failed."""
@@ -169,9 +169,9 @@ class Checkpoints:
         if pending is not None:
             pending.result()
 
-    def _finish(self, directory: Path, response: ocp.AsyncResponse[None], progress: str, save: int) -> None:
+    def _finish(self, directory: Path, written: Callable[[], None], progress: str, save: int) -> None:
         try:
-            response.result()
+            written()
             _complete(directory, progress, save)
         except _SAVE_ERRORS as error:
             self._fail(directory, error)
