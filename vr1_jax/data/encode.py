@@ -7,7 +7,7 @@ the same and only `visual_slots` changes. Timestamps stay where they were, and w
 
 import dataclasses
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int, UInt8
@@ -33,6 +33,7 @@ GEOMETRY = VisualGeometry()
 ShuffleBy = Literal["frames", "slices"]
 
 
+@runtime_checkable
 class Media(Protocol):
     """Where pixels come from: `media.MediaReader`, or `cache.CachedMedia` in front of it."""
 
@@ -112,6 +113,6 @@ def shuffled_slots(
 ) -> Int[np.ndarray, " T"]:
     """`visual_slots` of the video with its temporal slices in another order."""
     (patches,) = encoded.prompt.patches
-    order = shuffle_order(frame_digests(patches[:, :, None]), rng)
+    order = shuffle_order([values.tobytes() for values in patches], rng)
     slices, units = np.divmod(slots, units_per_slice)
     return np.where(slots < 0, slots, order[slices] * units_per_slice + units).astype(slots.dtype)

@@ -1,0 +1,227 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from tiny_world import BUCKETS, batching, encoder_of, layout_of, record, write_records, write_source
+
+from vr1_jax.data.collate import Bucket
+from vr1_jax.data.pipeline import Pipeline
+from vr1_jax.data.quarantine import Quarantine, QuarantineError
+from vr1_jax.data.sources import DataError, Source
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """200 records of which one in twenty has damaged or missing media."""
+    return write_source(tmp_path_factory.mktemp("source"), images=140, videos=60, bad_share=0.05)
+
+
+@pytest.fixture
+def make(source, tiny_tokenizer, media):
+    def make(rows=4, sources=(source,), reader=media, **settings):
+        names = ("sizes", "known", "shard_index", "shard_count")
+        pipeline_settings = {name: settings.pop(name) for name in names if name in settings}
+        supervised = settings.pop("supervised", None)
+        encoder = encoder_of(tiny_tokenizer, supervised=supervised)
+        chosen = batching(rows, **settings)
+        return Pipeline(sources, encoder, layout_of(tiny_tokenizer), reader, chosen, **pipeline_settings)
+
+    return make
+
+
+def take(pipeline, steps, start=None, workers=0):
+    with pipeline.batches(start, workers=workers) as batches:
+        return [next(batches) for _ in range(steps)], batches.state()
+
+
+def content(batch) -> dict:
+    """Everything of a batch, comparable."""
+    fields = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
+    for name in ("ordered", "shuffled", "answers"):
+        if fields[name] is not None:
+            fields[name] = {key: (array.shape, array.tobytes()) for key, array in fields[name].items()}
+    return fields | {"row_ids": fields["row_ids"].tolist()}
+
+
+def test_batches_hold_one_kind_in_its_bucket(make, source):
+    batches, _ = take(make(shuffle="frames"), 12)
+    assert {batch.kind for batch in batches} == {"image", "video"}
+    for batch in batches:
+        bucket = BUCKETS[batch.kind][0]
+        assert batch.bucket == bucket
+        assert batch.ordered["patches"].shape == (4, bucket.slices, bucket.patches, 1176)
+        assert {row["is_video"] for row in batch.rows} == {batch.kind == "video"}
+        for row in batch.rows:  # a record comes with its own question and its own media, bad ones never
+            sample = source.records[row["index"]]
+            assert (row["problem"], row["path"], row["solution"]) == (sample.problem, sample.path, sample.solution)
+            assert sample.path.split(".")[0] not in ("bad", "missing")
+        if batch.kind == "image":
+            assert batch.shuffled is None
+        else:
+            assert (batch.shuffled["patches"] != batch.ordered["patches"]).any(axis=(1, 2, 3)).all()
+            assert batch.shuffled["positions"] is batch.ordered["positions"]
+
+
+def test_shuffled_slices_share_the_pixels(make):
+    batches, _ = take(make(shuffle="slices"), 6)
+    for batch in (batch for batch in batches if batch.kind == "video"):
+        assert batch.shuffled["patches"] is batch.ordered["patches"]
+        assert (batch.shuffled["visual_slots"] != batch.ordered["visual_slots"]).any(axis=1).all()
+
+
+def test_resumes_exactly_wherever_it_stopped(make):
+    pipeline = make(rows=8, shuffle="frames")
+    whole, _ = take(pipeline, 10)
+    assert any(batch.refusals for batch in whole)
+    for stop in (1, 4, 7):
+        _, state = take(make(rows=8, shuffle="frames"), stop)
+        state = json.loads(json.dumps(state))
+        rest, _ = take(make(rows=8, shuffle="frames"), 10 - stop, state)
+        assert [content(batch) for batch in rest] == [content(batch) for batch in whole[stop:]]
+
+
+def test_workers_change_nothing(make):
+    whole, state = take(make(shuffle="frames"), 8)
+    found, its_state = take(make(shuffle="frames"), 8, workers=2)
+    assert [content(batch) for batch in found] == [content(batch) for batch in whole]
+    assert its_state == state
+    rest, _ = take(make(shuffle="frames"), 3, {**state, "step": 5}, workers=1)
+    assert [content(batch) for batch in rest] == [content(batch) for batch in whole[5:]]
+
+
+def test_two_processes_have_the_halves_of_one(make):
+    whole, _ = take(make(), 20)
+    halves = [take(make(shard_index=index, shard_count=2), 20)[0] for index in range(2)]
+    for one, left, right in zip(whole, *halves, strict=True):
+        assert left.bucket == right.bucket == one.bucket
+        assert left.rows + right.rows == one.rows
+        assert [*left.row_ids, *right.row_ids] == [*one.row_ids]
+        for name, array in one.ordered.items():
+            np.testing.assert_array_equal(np.concatenate([left.ordered[name], right.ordered[name]]), array)
+
+
+def run_through(make, directory, epochs, stop=None, rows=20):
+    """A run's order and quarantine file, interrupted after `stop` steps if asked to."""
+    path = directory / "quarantine.jsonl"
+    steps = epochs * make(rows=rows).steps_per_epoch
+    order, state = [], None
+    for part in [steps] if stop is None else [stop, steps - stop]:
+        quarantine = Quarantine(path)
+        pipeline = make(rows=rows, known=quarantine.known)
+        quarantine.start(pipeline.unreadable, len(pipeline.records))
+        with pipeline.batches(state) as batches:
+            for _ in range(part):
+                batch = next(batches)
+                order.append([row["index"] for row in batch.rows])
+                quarantine.add(batch.refusals, served=(batch.step + 1) * rows)
+            state = batches.state()
+    return order, path.read_text()
+
+
+def test_two_epochs_twice_and_after_a_restart(make, source, tmp_path):
+    runs = []
+    for name, stop in (("once", None), ("again", None), ("restarted", 5)):
+        (tmp_path / name).mkdir()
+        runs.append(run_through(make, tmp_path / name, epochs=2, stop=stop))
+    assert runs[0] == runs[1] == runs[2]
+    order, quarantine = runs[0]
+    bad = {s.index for s in source.records if s.path.split(".")[0] in ("bad", "missing")}
+    assert 5 < len(bad) < 20
+    refused = [json.loads(line)["index"] for line in quarantine.splitlines()]
+    assert sorted(refused) == sorted(bad)
+    assert {index for step in order for index in step} == set(range(200)) - bad
+
+
+def test_too_many_bad_records_end_the_run(make, tmp_path):
+    bad = write_source(tmp_path, images=60, videos=0, bad_share=0.5, files=2)
+    quarantine = Quarantine(max_share=0.2, minimum=20)
+    with make(sources=[bad], rows=10).batches() as batches, pytest.raises(QuarantineError, match="of .* records"):
+        for batch in batches:
+            quarantine.add(batch.refusals, served=(batch.step + 1) * 10)
+
+
+def test_nothing_but_bad_records_is_one_error(make, tmp_path):
+    bad = write_source(tmp_path, images=30, videos=0, bad_share=1.0, files=1)
+    with make(sources=[bad]).batches() as batches, pytest.raises(DataError, match="kind image in a row"):
+        next(batches)
+
+
+def test_unreadable_records_are_known_before_the_first_step(make, source, tmp_path):
+    records = [record(0, "image", "0.png"), record(1, "sound", "0.png"), record(2, "image", "../0.png")]
+    mixed = Source(write_records(tmp_path / "r.json", records), source.media_root)
+    pipeline = make(sources=[mixed])
+    assert [(refusal.index, refusal.reason) for refusal in pipeline.unreadable] == [(1, "record"), (2, "path")]
+    batches, _ = take(pipeline, 2)
+    assert {row["index"] for batch in batches for row in batch.rows} == {0}
+
+
+def test_weights_set_the_kinds_shares(make):
+    pipeline = make(weights={"image": 1.0, "video": 3.0})
+    kinds = [pipeline.groups[pipeline._order.batch(step)[0]].kind for step in range(pipeline.steps_per_epoch)]
+    assert abs(kinds.count("video") / len(kinds) - 0.75) < 0.02
+    with pytest.raises(DataError, match="a weight for text"):
+        make(weights={"image": 1.0, "text": 1.0})
+
+
+def test_over_long_prompts_are_refused_never_cut(make):
+    small = {"image": (Bucket(1, 16, 256),), "video": (Bucket(4, 16, 100),)}
+    with make(buckets=small).batches() as batches, pytest.raises(DataError, match="too_long"):
+        for _ in range(20):
+            next(batches)
+
+
+def test_several_buckets_of_a_kind_follow_the_sizes(make, source):
+    buckets = {"image": BUCKETS["image"], "video": (Bucket(4, 16, 256), Bucket(4, 16, 512))}
+    with pytest.raises(DataError, match="choose_buckets --sizes"):
+        make(buckets=buckets)
+    sizes = np.array([[1 if not s.is_video else 4, 16, 300 if s.index % 2 else 200] for s in source.records])
+    sizes[[not s.is_video for s in source.records], 2] = 200
+    pipeline = make(buckets=buckets, sizes=sizes)
+    for batch in take(pipeline, 12)[0]:
+        if batch.kind == "video":
+            assert {row["index"] % 2 for row in batch.rows} == {int(batch.bucket.tokens == 512)}
+    sizes[0] = 1, 4000, 200
+    assert [refusal.reason for refusal in make(buckets=buckets, sizes=sizes).unreadable] == ["too_long"]
+
+
+def test_supervised_batches_bring_answers(make, tiny_tokenizer):
+    (batch, *_), _ = take(make(supervised="upstream", answer_tokens=64), 1)
+    for row in range(4):
+        text = tiny_tokenizer.decode(batch.answers["tokens"][row][batch.answers["mask"][row]].tolist())
+        assert text.startswith(f"<think>I look.</think>\n{batch.rows[row]['solution']}")
+    assert (batch.answers["prompt_loss"] <= batch.ordered["mask"]).all()
+    assert batch.answers["prompt_loss"].any()
+    with pytest.raises(DataError, match="answer_tokens"):
+        make(supervised="answer")
+
+
+def test_a_state_of_other_data_is_refused(make):
+    _, state = take(make(), 1)
+    with pytest.raises(DataError, match="other records"):
+        make(rows=2).batches(state)
+    with pytest.raises(DataError, match="do not divide"):
+        make(shard_count=3)
+
+
+class WorkerWitness:
+    """Media that tells about the process it is read in."""
+
+    def image(self, path, budget):
+        import os
+        import sys
+
+        backends = sys.modules["jax._src.xla_bridge"]._backends if "jax._src.xla_bridge" in sys.modules else {}
+        assert os.environ["JAX_PLATFORMS"] == "cpu"
+        assert not backends
+        return np.full((56, 56, 3), os.getpid() % 255, np.uint8)
+
+    video = frame_folder = image
+
+
+def test_workers_are_other_processes_without_a_device(make, tmp_path):
+    import os
+
+    images = write_source(tmp_path, images=20, videos=0, files=2)
+    (batch,), _ = take(make(sources=[images], reader=WorkerWitness()), 1, workers=1)
+    assert batch.ordered["patches"].max() != os.getpid() % 255
