@@ -121,13 +121,6 @@ class Reference:
             logits = self.model(input_ids=whole, **arguments).logits[0]
         return torch.log_softmax(logits.float(), -1)[len(tokens) - 1 : -1].numpy()
 
-    def greedy(self, prompt, media, length: int, stop: tuple[int, ...]) -> list[int]:
-        """The published rule, one full forward for each token."""
-        answer: list[int] = []
-        while len(answer) < length and not (answer and answer[-1] in stop):
-            answer.append(int(self.logps(prompt, media, [*answer, 0])[-1].argmax()))
-        return answer
-
 
 @dataclass
 class SeenMedia:

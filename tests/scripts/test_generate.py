@@ -42,31 +42,38 @@ def media(small_world) -> dict[str, Path]:
     return {record["data_type"]: small_world / "media" / record["path"] for record in records}
 
 
-def greedy(reference, seen, text=QUESTION):
+def assert_greedy(reference, seen, user_text: str, found: dict) -> tuple[list[int], dict]:
+    """Every token is the one that transformers finds most likely after those before it."""
+    prompt = reference.prompt(user_text, seen)
+    (answer,) = found["completions"]
+    tokens = answer["token_ids"]
+    logps = reference.logps(prompt, seen, tokens)
+    assert logps.argmax(-1).tolist() == tokens
+    assert answer["logprobs"] == pytest.approx(logps.max(-1).tolist(), abs=1e-4)
+    assert answer["text"] == reference.tokenizer.decode(tokens, skip_special_tokens=True)
+    assert found["prompt_tokens"] == len(prompt[0])
     stop = reference.tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
-    prompt = reference.prompt(text, seen)
-    return prompt, reference.greedy(prompt, seen, LENGTH, tuple(stop))
+    assert answer["stopped"] == (tokens[-1] in stop)
+    assert answer["stopped"] or len(tokens) == LENGTH
+    assert not set(tokens[:-1]) & set(stop)
+    return prompt
 
 
 @pytest.mark.parametrize("kind", ["video", "image", "text"])
 def test_greedy_is_transformers_greedy(ask, reference, see, media, kind):
-    seen = None if kind == "text" else see(media[kind])
-    (tokens, arguments), expected = greedy(reference, seen)
-    found = ask("--greedy", *([] if seen is None else [f"--{kind}", media[kind]]))
-    answer = found["completions"][0]
-    assert answer["token_ids"] == expected
-    assert answer["text"] == reference.tokenizer.decode(expected, skip_special_tokens=True)
-    assert found["prompt_tokens"] == len(tokens)
-    logps = reference.logps((tokens, arguments), seen, expected)
-    assert answer["logprobs"] == pytest.approx(
-        [row[token] for row, token in zip(logps, expected, strict=True)], abs=1e-4
-    )
+    seen = None if kind == "text" else see(media[kind], frames=4)
+    found = ask("--greedy", "--frames", 4, *([] if seen is None else [f"--{kind}", media[kind]]))
+    tokens, arguments = assert_greedy(reference, seen, QUESTION, found)
     if kind != "video":  # both rules of positions agree, so that its own generate() can be asked
+        is_image = torch.tensor([[int(token == reference.layout.visual_tokens[0]) for token in tokens]])
         generated = reference.model.generate(
-            input_ids=torch.tensor([tokens]), **arguments, max_new_tokens=LENGTH, do_sample=False,
-            mm_token_type_ids=torch.tensor([[int(t == reference.layout.visual_tokens[0]) for t in tokens]]),
-        )  # fmt: skip
-        assert generated[0, len(tokens) :].tolist() == expected
+            input_ids=torch.tensor([tokens]),
+            mm_token_type_ids=is_image,
+            max_new_tokens=LENGTH,
+            do_sample=False,
+            **arguments,
+        )
+        assert generated[0, len(tokens) :].tolist() == found["completions"][0]["token_ids"]
 
 
 def test_what_was_seen_is_reported(ask, media):
@@ -82,24 +89,19 @@ def test_what_was_seen_is_reported(ask, media):
 def test_problem_type_asks_as_training_does(ask, reference):
     options = ["A. left", "B. right"]
     text = f"{QUESTION}Options:\nA. left\nB. right\n\n{PONDER}{TRAINING_TAGS}{ANSWER_FORM['multiple choice']}"
-    (tokens, _), expected = greedy(reference, None, text)
     found = ask("--greedy", "--problem-type", "multiple choice", "--options", *options)
-    assert (found["prompt_tokens"], found["completions"][0]["token_ids"]) == (len(tokens), expected)
+    assert_greedy(reference, None, text, found)
 
 
 def test_sampling(ask):
-    drawn = ask("--n", 3, "--seed", 5, "--temperature", 1.5, "--top-p", 1)["completions"]
+    hot = ("--n", 3, "--temperature", 1.5, "--top-p", 1)
+    drawn = ask(*hot, "--seed", 5)["completions"]
     assert len({tuple(answer["token_ids"]) for answer in drawn}) == 3
-    again = ask("--n", 3, "--seed", 5, "--temperature", 1.5, "--top-p", 1)["completions"]
-    assert [a["token_ids"] for a in again] == [a["token_ids"] for a in drawn]
-    other = ask("--n", 3, "--seed", 6, "--temperature", 1.5, "--top-p", 1)["completions"]
+    assert ask(*hot, "--seed", 5)["completions"] == drawn
+    other = ask(*hot, "--seed", 6)["completions"]
     assert [a["token_ids"] for a in other] != [a["token_ids"] for a in drawn]
-
-
-def test_plain_text(ask):
-    answers = ask("--n", 2, "--seed", 1)["completions"]
-    printed = ask("--n", 2, "--seed", 1, plain=True)
-    assert printed == f"[1]\n{answers[0]['text']}\n[2]\n{answers[1]['text']}\n"
+    texts = [answer["text"] for answer in drawn]
+    assert ask(*hot, "--seed", 5, plain=True) == "".join(f"[{n}]\n{text}\n" for n, text in enumerate(texts, 1))
 
 
 @pytest.mark.parametrize("choice", [("--greedy",), ("--seed", "3")])
