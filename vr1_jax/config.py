@@ -90,6 +90,7 @@ class TrainConfig:
     stop_after_skips: int = 20  # in a row, of steps whose loss or gradient is not finite
     from_scratch: bool = False  # random weights; `model` gives config and tokenizer only
     drop_silent_groups: bool = False  # leave groups without advantage out of the loss, KL penalty included
+    refill_rounds: int = 0  # further batches a step may ask to replace groups without advantage
     seed: int = 0
     compute_dtype: Literal["bfloat16", "float32"] = "bfloat16"
     mesh: MeshConfig = MeshConfig()
@@ -105,6 +106,8 @@ class TrainConfig:
         for name in ("steps", "prompts_per_step", "microbatches", "updates_per_batch", "epochs_per_batch"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.refill_rounds < 0:
+            raise ConfigError(f"refill_rounds is {self.refill_rounds}; it must not be negative")
         parts = self.microbatches * self.updates_per_batch
         if self.prompts_per_step % parts:
             raise ConfigError(

@@ -1,7 +1,9 @@
 """The training loop, top to bottom: `train` prepares, `rl_step` and `supervised_step` are the two stages."""
 
 import dataclasses
+import functools
 import logging
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +17,7 @@ from vr1_jax.config import TrainConfig
 from vr1_jax.data.pipeline import Batch
 from vr1_jax.models.qwen25vl import Qwen25VL
 from vr1_jax.rl.experience import Judged, judge, place, place_rows, texts, trim
+from vr1_jax.rl.refill import Pool
 from vr1_jax.sampling.placement import rollout_params
 from vr1_jax.sharding import batch_sharding
 from vr1_jax.training import heldout, setup
@@ -22,7 +25,7 @@ from vr1_jax.training.metrics import MetricsLog, Phases, host_memory_gb, progres
 from vr1_jax.training.rollouts import write_rollouts
 from vr1_jax.training.steps import cast, grpo_step, score_batch, sft_step
 from vr1_jax.training.stopping import stop_on_signal
-from vr1_jax.types import Experience, Supervised, TrainState
+from vr1_jax.types import Completion, Experience, Prompt, Supervised, TrainState
 
 log = logging.getLogger("vr1_jax")
 
@@ -47,16 +50,13 @@ def train(config: TrainConfig) -> TrainState:
             run, config.watch, first_step=first, config=setup.describe(config), writes=jax.process_index() == 0
         )
         stack.callback(metrics_log.close)
-        state, reference = program.state, program.reference
+        state = program.state
         for step in range(first, config.steps):
             phases = Phases()
-            with phases("data"):
-                batch = next(batches)
-                program.quarantine.add(batch.refusals, served=(step + 1) * config.prompts_per_step)
             if config.stage == "rl":
-                state, metrics = rl_step(config, program, reference, state, batch, step, phases)
+                state, metrics = rl_step(config, program, state, batches, step, phases)
             else:
-                state, metrics = supervised_step(config, program.meshes.train, state, batch, phases)
+                state, metrics = supervised_step(config, program, state, batches, phases)
             done = step + 1 == config.steps
             if config.watch.evaluate_every and (done or (step + 1) % config.watch.evaluate_every == 0):
                 with phases("evaluate"):
@@ -79,63 +79,108 @@ def train(config: TrainConfig) -> TrainState:
 def rl_step(
     config: TrainConfig,
     program: setup.Program,
-    reference: Qwen25VL | None,
     state: TrainState,
-    batch: Batch,
+    batches: Iterator[Batch],
     step: int,
     phases: Phases,
 ) -> tuple[TrainState, dict[str, float]]:
     """Sample ordered and shuffled answers, judge them, compare them, update the policy."""
-    mesh, microbatches = program.meshes.train, config.microbatches
-    samples = [SimpleNamespace(**row) for row in batch.rows]
+    mesh = program.meshes.train
     with phases("rollout"):
         policy = rollout_params(state.model, program.meshes.rollout, config.compute_dtype)
-        arrays = [part for part in (batch.ordered, batch.shuffled) if part is not None]
-        groups = (config.rollout.group, config.rollout.shuffled_group)[: len(arrays)]
-        answers = program.sampler(policy, arrays, groups, config.rollout.sampling, batch.row_ids, step)
-        answers = jax.block_until_ready(answers)
-        del policy  # its memory is the update's
-
-    with jax.set_mesh(mesh):
-        prompt = place(batch.ordered, mesh)
-        completion = trim(jax.device_put(answers[0], batch_sharding(mesh)), config.rollout.sampling.capacity)
-        # Dispatched now, these run on the devices while the host reads and judges the answers.
-        ref_logps = old_logps = None
-        if reference is not None:
-            ref_logps = score_batch(reference, prompt, completion.tokens, microbatches=microbatches).logps
-        if config.updates_per_step > 1:
-            computed = cast(state.model, config.compute_dtype)
-            old_logps = score_batch(computed, prompt, completion.tokens, microbatches=microbatches).logps
-
-        with phases("reward"):
-            read = [texts(group, program.tokenizer.decode) for group in answers]
-            judged = judge(config.grpo, samples, read[0], read[1] if len(read) > 1 else None, config.rewards)
-            if config.watch.rollouts:
-                write_rollouts(Path(config.run), step, jax.process_index(), samples, judged, answers)
-        with phases("reference"):
-            jax.block_until_ready((ref_logps, old_logps))
-
-        with phases("update"):
-            advantages = place_rows(judged.signal.advantages.astype(np.float32), mesh)
-            experience = Experience(prompt, completion, advantages, ref_logps, old_logps)
-            if config.drop_silent_groups:
-                experience = _silence(experience, judged, mesh)
-            for part in _minibatches(experience, config):
-                state, metrics = grpo_step(
-                    state,
-                    part,
-                    algorithm=config.grpo,
-                    optimizer=config.optimizer,
-                    microbatches=microbatches,
-                    compute_dtype=config.compute_dtype,
-                )
-            metrics = jax.device_get(metrics)
+    experience, judged = ask(config, program, state.model, policy, batches, step, phases)
+    del policy  # its memory is the update's
+    with jax.set_mesh(mesh), phases("update"):
+        for part in _minibatches(experience, config):
+            state, metrics = grpo_step(
+                state,
+                part,
+                algorithm=config.grpo,
+                optimizer=config.optimizer,
+                microbatches=config.microbatches,
+                compute_dtype=config.compute_dtype,
+            )
+        metrics = jax.device_get(metrics)
     return state, {**setup.mean_over_processes(judged.metrics), **_floats(metrics)}
 
 
+def ask(
+    config: TrainConfig,
+    program: setup.Program,
+    model: Qwen25VL,
+    policy: Qwen25VL,
+    batches: Iterator[Batch],
+    step: int,
+    phases: Phases,
+) -> tuple[Experience, Judged]:
+    """One batch's experience; with `refill_rounds`, of further batches too while groups without signal remain.
+
+    The log-probs of the reference run on the devices while the host reads and judges the answers.
+    """
+    pool = Pool(config.prompts_per_step // jax.process_count())
+    for attempt in range(1 + config.refill_rounds):
+        with phases("data"):
+            batch = next(batches)
+            program.quarantine.add(batch.refusals, served=(batch.step + 1) * config.prompts_per_step)
+        with phases("rollout"):
+            arrays = [part for part in (batch.ordered, batch.shuffled) if part is not None]
+            groups = (config.rollout.group, config.rollout.shuffled_group)[: len(arrays)]
+            answers = program.sampler(policy, arrays, groups, config.rollout.sampling, batch.row_ids, batch.step)
+            answers = jax.block_until_ready(answers)
+        prompt = place(batch.ordered, program.meshes.train)
+        completion = jax.device_put(answers[0], batch_sharding(program.meshes.train))
+        if not config.refill_rounds:
+            completion = trim(completion, config.rollout.sampling.capacity)
+            logps = _score(config, program, model, prompt, completion)
+        with phases("reward"):
+            samples = [SimpleNamespace(**row) for row in batch.rows]
+            read = [texts(group, program.tokenizer.decode) for group in answers]
+            judged = judge(config.grpo, samples, read[0], read[1] if len(read) > 1 else None, config.rewards)
+            if config.watch.rollouts:
+                number = step * (1 + config.refill_rounds) + attempt
+                write_rollouts(Path(config.run), number, jax.process_index(), samples, judged, answers)
+        signal = judged.signal
+        if config.refill_rounds:
+            advantages = place_rows(signal.advantages.astype(np.float32), program.meshes.train)
+            pool.add(batch.bucket, (prompt, completion, advantages), signal.has_signal)
+            if pool.is_full():
+                break
+    if config.refill_rounds:
+        (prompt, completion, advantages), has_signal = pool.take()
+        prompt, completion, advantages = place_rows((prompt, completion, advantages), program.meshes.train)
+        completion = trim(completion, config.rollout.sampling.capacity)
+        logps = _score(config, program, model, prompt, completion)
+        judged.metrics["refilled"] = attempt
+    else:
+        advantages = place_rows(signal.advantages.astype(np.float32), program.meshes.train)
+        has_signal = signal.has_signal
+    if config.drop_silent_groups or config.refill_rounds:
+        completion = _silence(completion, place_rows(has_signal, program.meshes.train))
+    with phases("reference"):
+        jax.block_until_ready(logps)
+    return Experience(prompt, completion, advantages, *logps), judged
+
+
+def _score(
+    config: TrainConfig, program: setup.Program, model: Qwen25VL, prompt: Prompt, completion: Completion
+) -> tuple[jax.Array | None, jax.Array | None]:
+    """Log-probs by the reference, and by the policy as it is if it will have moved before they are used."""
+    with jax.set_mesh(program.meshes.train):
+        score = functools.partial(
+            score_batch, prompt=prompt, tokens=completion.tokens, microbatches=config.microbatches
+        )
+        reference = None if program.reference is None else score(program.reference).logps
+        old = score(cast(model, config.compute_dtype)).logps if config.updates_per_step > 1 else None
+    return reference, old
+
+
 def supervised_step(
-    config: TrainConfig, mesh: Mesh, state: TrainState, batch: Batch, phases: Phases
+    config: TrainConfig, program: setup.Program, state: TrainState, batches: Iterator[Batch], phases: Phases
 ) -> tuple[TrainState, dict[str, float]]:
+    with phases("data"):
+        batch = next(batches)
+        program.quarantine.add(batch.refusals, served=(batch.step + 1) * config.prompts_per_step)
+    mesh = program.meshes.train
     with jax.set_mesh(mesh), phases("update"):
         state, metrics = sft_step(
             state,
@@ -156,11 +201,9 @@ def supervised(batch: Batch, config: TrainConfig, mesh: Mesh) -> Supervised:
     return Supervised(place(batch.ordered, mesh), tokens, counted, prompt_mask)
 
 
-def _silence(experience: Experience, judged: Judged, mesh: Mesh) -> Experience:
+def _silence(completion: Completion, has_signal: jax.Array) -> Completion:
     """Mask the answers of groups whose advantages are all zero: they would only pull towards the reference."""
-    keep = place_rows(judged.signal.has_signal, mesh)
-    mask = experience.completion.mask & keep[:, None, None]
-    return dataclasses.replace(experience, completion=dataclasses.replace(experience.completion, mask=mask))
+    return dataclasses.replace(completion, mask=completion.mask & has_signal[:, None, None])
 
 
 def _minibatches(experience: Experience, config: TrainConfig) -> list[Experience]:

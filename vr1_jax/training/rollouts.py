@@ -21,7 +21,6 @@ def write_rollouts(
     samples: list[Any],
     judged: Judged,
     groups: list[Completion],
-    places: list[dict],
 ) -> None:
     """One file for each step and process; written again, the same, when a resumed run repeats the step."""
     logps = [local_rows(group.logps) for group in groups]
@@ -38,7 +37,8 @@ def write_rollouts(
                 "problem_type": sample.problem_type,
                 "solution": sample.solution,
                 "path": sample.path,
-                **places[row],
+                "frames": sample.frames,
+                "seconds_per_slice": sample.seconds_per_slice,
                 "rewards": judged.signal.rewards[row].tolist(),
                 "advantages": judged.signal.advantages[row].tolist(),
                 "groups": [
