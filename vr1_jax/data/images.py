@@ -62,9 +62,7 @@ def _rgb(path, image) -> np.ndarray:
         grey = np.clip(np.asarray(image).astype(np.int64), 0, 0xFFFF) >> 8
         return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=-1)
     if image.mode == "F":
-        raise MediaError(
-            path, "undecodable", "floating-point pixels have no fixed range; save it as 8-bit RGB"
-        )
+        raise MediaError(path, "undecodable", "floating-point pixels have no fixed range; save it as 8-bit RGB")
     return np.asarray(image.convert("RGB"))
 
 
@@ -124,9 +122,7 @@ def read_frame_folder(
         pixels = open_rgb(files[index])
         shape = shape or pixels.shape
         if pixels.shape != shape:
-            raise MediaError(
-                files[index], "undecodable", f"{pixels.shape} differs from the first frame's {shape}"
-            )
+            raise MediaError(files[index], "undecodable", f"{pixels.shape} differs from the first frame's {shape}")
         size = target_size(path, shape, lambda h, w: frame_size(h, w, len(indices), budget, unit))
         frames.append(resize_frame(pixels, *size))
     return np.stack(frames), indices, len(files)

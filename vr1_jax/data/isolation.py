@@ -92,9 +92,7 @@ class IsolatedProcess:
             _receive(parent, START_SECONDS)
         except (EOFError, OSError) as error:
             self._stop()
-            raise RuntimeError(
-                f"the decoding process does not start; try: python -m {self.module}"
-            ) from error
+            raise RuntimeError(f"the decoding process does not start; try: python -m {self.module}") from error
 
     def _obituary(self, path) -> MediaError:
         """Why the child is gone."""

@@ -119,9 +119,7 @@ def _index_list(data: mmap.mmap, begin: int, file: str) -> tuple[array, array]:
             break
         position = SPACE.match(data, position + 1).end()
     if position == len(data):
-        raise _broken(
-            data, position, file, f"the list is not closed after record {len(starts) - 1}: cut short?"
-        )
+        raise _broken(data, position, file, f"the list is not closed after record {len(starts) - 1}: cut short?")
     if data[position : position + 1] != b"]":
         raise _broken(data, position, file, f"expected ',' or ']' after record {len(starts) - 1}")
     rest = SPACE.match(data, position + 1).end()

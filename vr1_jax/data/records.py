@@ -47,9 +47,7 @@ KNOWN_FIELDS = frozenset(
 class RecordError(ValueError):
     """A record, its media path or its file cannot be used; the message says which, where and why."""
 
-    def __init__(
-        self, reason: str, field: str | None = None, index: int | None = None, file: str | None = None
-    ):
+    def __init__(self, reason: str, field: str | None = None, index: int | None = None, file: str | None = None):
         super().__init__(reason, field, index, file)  # positional, so that it survives pickling by a worker
         self.reason, self.field, self.index, self.file = reason, field, index, file
 
@@ -224,16 +222,12 @@ def check_path(path: str) -> str:
     "/MMVU/videos/1.mp4" and mean their media root, so a path never reaches outside it either way.
     """
     if URL_OR_DRIVE.match(path.lstrip("./\\")):
-        raise RecordError(
-            f"{path[:80]!r} is a URL or a drive; only files under the media root are read", "path"
-        )
+        raise RecordError(f"{path[:80]!r} is a URL or a drive; only files under the media root are read", "path")
     if "\0" in path:
         raise RecordError(f"{path[:80]!r} holds a NUL byte", "path")
     path = path.replace("\\", "/")
     if path.startswith("//"):
-        raise RecordError(
-            f"{path[:80]!r} is a network path; only files under the media root are read", "path"
-        )
+        raise RecordError(f"{path[:80]!r} is a network path; only files under the media root are read", "path")
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if ".." in parts:
         raise RecordError(f"{path[:80]!r} climbs out with '..'", "path")

@@ -111,18 +111,14 @@ def _write_record(
     right, letter = _even_choice(world, split, data_type, task, turn)
     scene = task.paint(right, world.size, *chance.spawn(2))
     if world.static_shortcut is not None and task in ORDERED:
-        scene = scene.with_cue(
-            _cue(chance, task, right, 0.0 if split == "misleading" else world.static_shortcut)
-        )
+        scene = scene.with_cue(_cue(chance, task, right, 0.0 if split == "misleading" else world.static_shortcut))
     path = f"{split}/{number:06d}.{'mp4' if data_type == 'video' else 'png'}"
     (media / path).parent.mkdir(parents=True, exist_ok=True)
     if data_type == "video":
         _write_video(media / path, scene.frames)
     else:
         scene.states[0].save(media / path)
-    options, answer = (
-        _options(scene, chance, letter) if task.problem_type == "multiple choice" else ([], None)
-    )
+    options, answer = _options(scene, chance, letter) if task.problem_type == "multiple choice" else ([], None)
     return {
         "problem_id": number,
         "problem": scene.question,
@@ -188,9 +184,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--images", type=int, default=World.images, help="training records on images")
     parser.add_argument("--heldout", type=int, default=World.heldout, help="records of each other split")
     parser.add_argument("--size", type=int, default=World.size, help="pixels on a side, a multiple of 28")
-    parser.add_argument(
-        "--static-shortcut", type=float, metavar="Q", help="how often a frame's colour is right"
-    )
+    parser.add_argument("--static-shortcut", type=float, metavar="Q", help="how often a frame's colour is right")
     parser.add_argument("--tasks", nargs="+", default=(), metavar="NAME", help="the tasks to use, of all")
     parser.add_argument("--force", action="store_true", help="replace --out")
     chosen = vars(parser.parse_args(arguments))

@@ -123,9 +123,7 @@ def read_seeking(path: str | Path, listing: Listing, indices: Int[np.ndarray, " 
             try:
                 container.seek(int(start), stream=stream)
                 decoded = (
-                    frame
-                    for frame in container.decode(stream)
-                    if frame.pts is not None and frame.pts >= start
+                    frame for frame in container.decode(stream) if frame.pts is not None and frame.pts >= start
                 )
                 yield from _pick(decoded, wanted[starts == start], int(start))
             except av.FFmpegError as error:
