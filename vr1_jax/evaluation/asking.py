@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from vr1_jax.data.collate import Bucket, EncodedPrompt
+from vr1_jax.data.collate import EncodedPrompt
 from vr1_jax.data.tokenizer import ChatTokenizer
+from vr1_jax.evaluation.batching import Size
 from vr1_jax.evaluation.chat_model import ChatModel
 from vr1_jax.sampling import generate as sampling
 from vr1_jax.sampling.generate import Limits, Plan, SamplingConfig
@@ -43,9 +44,7 @@ def answers(
 
     The same seed gives the same answers, whatever `every` and `n`.
     """
-    needed = prompt.bucket
-    # One question compiles once in any case: no rounding. Never without patches: a gather needs something.
-    bucket = Bucket(max(1, needed.slices), max(chat.layout.merge**2, needed.patches), needed.tokens)
+    bucket = Size(prompt.bucket).rounded().bucket  # questions of about the same size share a program
     plan = Plan.of(config, (n,), chat.tokenizer.stop_tokens, chat.tokenizer.pad_token)
     limits = Limits.of(config)
     keys = sampling.row_keys(jax.random.key(seed), 0, jnp.arange(n)[None])
