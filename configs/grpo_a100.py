@@ -1,0 +1,18 @@
+"""python scripts/train.py --config configs/grpo_a100.py --model runs/sft_7b
+
+The same run without shuffled frames: plain GRPO, the paper's baseline. Needs what tgrpo_a100.py needs.
+Expect a step about a third shorter in sampling, and no temporal metrics.
+"""
+
+import dataclasses
+
+import tgrpo_a100
+
+from vr1_jax.config import TrainConfig
+
+
+def get_config() -> TrainConfig:
+    config = tgrpo_a100.get_config()
+    rollout = dataclasses.replace(config.rollout, shuffled_group=0)
+    grpo = dataclasses.replace(config.grpo, alpha=0.0)
+    return dataclasses.replace(config, run="runs/grpo_7b", rollout=rollout, grpo=grpo)
