@@ -10,6 +10,7 @@ from reference_model import Case, batch, mixed_cases, reference_inputs
 
 from vr1_jax.data.collate import Bucket
 from vr1_jax.models import qwen25vl
+from vr1_jax.sampling import generate as sampling
 from vr1_jax.sampling.generate import (
     Limits,
     Plan,
@@ -168,6 +169,18 @@ def test_streaming_in_pieces_equals_one_call(model, prompt, sampled):
         assert state.step <= min(until, C)
     assert state.step == C
     jax.tree.map(np.testing.assert_array_equal, finish(state), sampled)
+
+
+def test_growing_caches_change_nothing(model, prompt, sampled, monkeypatch):
+    """Decoded with 4, 8 and then all 16 slots, in one call and in pieces that end elsewhere."""
+    monkeypatch.setattr(sampling, "_SHORTEST_CACHE", 4)
+    assert sampling._cache_sizes(C) == [4, 8, 16]
+    plan = dataclasses.replace(PLAN, pad_token=PAD - 1)  # a program of its own
+    state = start(model, (prompt,), jnp.ones((B, G), bool), keys_of(IDS), LIMITS, plan)
+    for until in (6, 9, 99):
+        state = advance(model, state, LIMITS, plan, jnp.int32(until))
+    assert answers(finish(state)) == answers(sampled)
+    np.testing.assert_allclose(state.logps, sampled.logps, atol=1e-4)
 
 
 class TestLimits:

@@ -22,6 +22,9 @@ from vr1_jax.sampling import logits as sampling_logits
 from vr1_jax.sharding import shard
 from vr1_jax.types import Completion, KVCache, Prompt, PromptCache, pytree
 
+# A loop of its own for less than this costs more to compile than it saves.
+_SHORTEST_CACHE = 64
+
 
 class SamplingError(ValueError):
     """Sampling settings that make no sense; the message names the field."""
@@ -162,17 +165,29 @@ def advance(
     model: Qwen25VL, state: SamplingState, limits: Limits, plan: Plan, until: Int[Array, ""]
 ) -> SamplingState:
     """Decode until `until` tokens are written, the length limit is reached or every row has stopped."""
-    last = jnp.minimum(jnp.minimum(until, limits.max_new_tokens), plan.capacity)
-
-    def unfinished(state):
-        return (state.step < last) & ~state.done.all()
+    last = jnp.minimum(until, limits.max_new_tokens)
 
     def body(state):
         newest = jax.lax.dynamic_index_in_dim(state.tokens, state.step - 1, axis=2, keepdims=False)
         hidden, cache = qwen25vl.decode(model, state.prompts, plan.groups, state.cache, newest, state.step - 1)
         return _append(dataclasses.replace(state, cache=cache), model, hidden, limits, plan)
 
-    return jax.lax.while_loop(unfinished, body, state)
+    for slots in _cache_sizes(plan.capacity):
+
+        def unfinished(state, slots=slots):
+            return (state.step < jnp.minimum(last, slots)) & ~state.done.all()
+
+        whole = state.cache
+        written = jax.tree.map(lambda x, slots=slots: x[:, :, :, :slots], whole)
+        state = jax.lax.while_loop(unfinished, body, dataclasses.replace(state, cache=written))
+        cache = jax.tree.map(lambda x, new, slots=slots: x.at[:, :, :, :slots].set(new), whole, state.cache)
+        state = dataclasses.replace(state, cache=cache)
+    return state
+
+
+def _cache_sizes(capacity: int) -> list[int]:
+    """How much of the cache is decoded with, in turn: a step reads all the slots it is given, written or not."""
+    return [size for size in (capacity // 4, capacity // 2) if size >= _SHORTEST_CACHE] + [capacity]
 
 
 def finish(state: SamplingState) -> Completion:
