@@ -12,7 +12,7 @@ from PIL import Image
 
 from vr1_jax.data.container import list_packets
 from vr1_jax.data.frames import IMAGE_BUDGET, TRAINING_BUDGET, MediaError
-from vr1_jax.data.images import read_image, resize_frame
+from vr1_jax.data.images import read_image, resize_video_frame
 from vr1_jax.data.media import MediaReader
 from vr1_jax.data.video import read_clip, to_rgb
 
@@ -180,7 +180,7 @@ def check_frames(path, clip):
         stream = container.streams.best("video")
         for number, frame in enumerate(container.decode(stream)):
             if number in wanted:
-                expected = resize_frame(to_rgb(frame), *clip.frames.shape[1:3]).astype(int)
+                expected = resize_video_frame(to_rgb(frame), *clip.frames.shape[1:3]).astype(int)
                 difference = np.abs(expected - wanted.pop(number))
                 assert difference.mean() <= (4 if deep else 0), f"{path.name}, frame {number}"
         assert not wanted

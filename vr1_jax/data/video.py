@@ -14,7 +14,7 @@ from jaxtyping import Float, Int, UInt8
 
 from vr1_jax.data.container import Listing, list_packets, open_container, video_stream
 from vr1_jax.data.frames import FrameBudget, MediaError, frame_indices, frame_size, smart_nframes
-from vr1_jax.data.images import read_frame_folder, require_file, resize_frame, target_size
+from vr1_jax.data.images import read_frame_folder, require_file, resize_video_frame, target_size
 
 CHUNK_BYTES = 1 << 27  # decord decodes whole requests into memory: ten thousand frames abort the process
 TIME_TOLERANCE = 1e-3
@@ -86,7 +86,7 @@ def _sample(path, listing: Listing, budget: FrameBudget, unit: int, read, reason
     for frame in read(path, listing, indices):
         if not frames:
             size = target_size(path, frame.shape, lambda h, w: frame_size(h, w, len(indices), budget, unit))
-        frames.append(resize_frame(frame, *size))
+        frames.append(resize_video_frame(frame, *size))
     reader = "decord" if read is read_decord else "pyav"
     seconds = listing.seconds[indices]
     return Clip(np.stack(frames), indices, seconds, total, listing.duration, fps, reader, reason)

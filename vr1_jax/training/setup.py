@@ -16,7 +16,6 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-import vr1_jax
 from vr1_jax.config import ConfigError, DataConfig, TrainConfig, to_json
 from vr1_jax.data.cache import CachedMedia
 from vr1_jax.data.encode import Encoder
@@ -256,7 +255,7 @@ def describe(config: TrainConfig) -> dict[str, Any]:
 
 def _commit() -> str | None:
     """The checkout's commit, marked where files differ from it; None for an installed package."""
-    here = Path(vr1_jax.__file__).parent
+    here = Path(__file__).parent
     try:
         done = subprocess.run(
             ["git", "-C", here, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
