@@ -71,7 +71,7 @@ def test_pixels_and_timestamps_are_those_of_decoding(made, files, media):
         same_clip(cached.video(files / name, FRAMES), media.video(files / name, FRAMES))
     same_clip(cached.frame_folder(files / "folder", FRAMES), media.frame_folder(files / "folder", FRAMES))
     np.testing.assert_array_equal(cached.image(files / "c.png", IMAGES), media.image(files / "c.png", IMAGES))
-    assert cached.take_counts() == {"cached": 4, "decoded": 0}
+    assert cached.take_counts() == {"cached": 4}
     assert cached.take_counts() == {}
     with pytest.raises(MediaError, match=r"bad\.mp4"):
         cached.video(files / "bad.mp4", FRAMES)
@@ -96,7 +96,7 @@ def test_other_settings_are_decoded(made, files, media, monkeypatch):
 
 
 def test_a_changed_file_is_decoded_anew(copied, media):
-    directory, root = copied
+    root, directory = copied[1], copied[0].with_name("own")
     write_cache(items_of(root), directory, SETTINGS, processes=1)
     cached = CachedMedia(directory, media)
     path, before = root / "a.mp4", os.stat(root / "a.mp4")
@@ -108,7 +108,7 @@ def test_a_changed_file_is_decoded_anew(copied, media):
     report = write_cache(items_of(root), directory, SETTINGS, processes=1)
     fresh = CachedMedia(directory, media)
     same_clip(fresh.video(path, FRAMES), media.video(path, FRAMES))
-    assert fresh.take_counts() == {"cached": 1, "decoded": 0}
+    assert fresh.take_counts() == {"cached": 1}
     assert report.written >= 1
 
 
@@ -151,10 +151,10 @@ def test_a_record_refuses_damage_at_every_byte(made, files, media):
     for at in [*range(12), *rng.integers(0, len(record), 100)]:
         damaged = bytearray(record)
         damaged[at] ^= 1 << int(rng.integers(8))
-        with pytest.raises(ValueError, match="checksum|damaged"):
+        with pytest.raises(ValueError, match="checksum"):
             unpack("key", bytes(damaged))
     for length in (0, 3, 8, 100, len(record) - 1):
-        with pytest.raises(ValueError, match="checksum|short"):
+        with pytest.raises(ValueError, match=r"checksum|short"):
             unpack("key", record[:length])
     with pytest.raises(ValueError, match="another file"):
         unpack("other", record)
@@ -169,7 +169,9 @@ def test_a_truncated_shard_is_decoded_around_and_redone(copied, media):
     assert cached.take_counts()["damaged"] == 1
     report = write_cache(items_of(root), directory, SETTINGS, processes=1)
     assert (report.written, report.kept) == (4, 0)
-    assert all(CachedMedia(directory, media).take_counts() == {} for _ in range(1))
+    fresh = CachedMedia(directory, media)
+    fresh.video(root / "b.mp4", FRAMES)
+    assert fresh.take_counts() == {"cached": 1}
 
 
 def test_finished_shards_are_kept_and_unfinished_ones_redone(made, files, tmp_path):
@@ -180,11 +182,8 @@ def test_finished_shards_are_kept_and_unfinished_ones_redone(made, files, tmp_pa
     (directory / "shard-00009.json").write_text("{")
     report = write_cache(items_of(files), directory, SETTINGS, processes=1)
     assert (report.kept, report.written) == (4, 0)
-    assert sorted(path.name for path in directory.iterdir()) == [
-        ".lock",
-        "shard-00000.arrayrecord",
-        "shard-00000.json",
-    ]
+    names = {path.name for path in directory.iterdir()}
+    assert names == {".lock", "shard-00000.arrayrecord", "shard-00000.json"}
 
 
 def test_a_damaged_sidecar_is_named(copied, media):
@@ -200,19 +199,13 @@ COMMAND = [sys.executable, "scripts/cache_media.py"]
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def run(source, out, *more) -> subprocess.CompletedProcess:
-    arguments = [
-        "--records",
-        source.records.path,
-        "--media-root",
-        source.media_root,
-        "--out",
-        out,
-        "--frames",
-        "8",
-    ]
-    arguments += ["--frame-pixels", str(56 * 56), *more]
-    return subprocess.run([*COMMAND, *map(str, arguments)], cwd=REPOSITORY, capture_output=True, text=True)
+def arguments_for(source, out, *more) -> list[str]:
+    given = ["--records", source.records.path, "--media-root", source.media_root, "--out", out, "--frames", 8]
+    return [str(argument) for argument in [*given, "--frame-pixels", 56 * 56, *more]]
+
+
+def run(*given) -> subprocess.CompletedProcess:
+    return subprocess.run([*COMMAND, *arguments_for(*given)], cwd=REPOSITORY, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")
@@ -222,18 +215,8 @@ def source(tmp_path_factory):
 
 def test_killed_command_goes_on_where_it_was(source, tmp_path):
     out = tmp_path / "cache"
-    arguments = [
-        "--records",
-        source.records.path,
-        "--media-root",
-        source.media_root,
-        "--out",
-        out,
-        "--frames",
-        "8",
-    ]
-    process = subprocess.Popen([*COMMAND, *map(str, arguments), "--processes", "2"], cwd=REPOSITORY, stderr=-3, stdout=-3,
-                               start_new_session=True)  # fmt: skip
+    command = [*COMMAND, *arguments_for(source, out, "--processes", 2)]
+    process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.DEVNULL, start_new_session=True)
     deadline = time.monotonic() + 60
     while not list(out.glob("*")) and time.monotonic() < deadline:
         time.sleep(0.05)

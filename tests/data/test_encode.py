@@ -84,5 +84,5 @@ def test_one_frame_cannot_be_shuffled(samples, tmp_path, tiny_tokenizer, media):
 
 def test_a_bad_file_raises_its_own_error(samples, tmp_path, tiny_tokenizer, media):
     (tmp_path / "a.mp4").write_bytes(b"nothing")
-    with pytest.raises(MediaError, match="a.mp4"):
+    with pytest.raises(MediaError, match=r"a\.mp4"):
         encoder_of(tiny_tokenizer)(samples[0], media, tmp_path)

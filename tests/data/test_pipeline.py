@@ -136,9 +136,13 @@ def test_two_epochs_twice_and_after_a_restart(make, source, tmp_path):
 def test_too_many_bad_records_end_the_run(make, tmp_path):
     bad = write_source(tmp_path, images=60, videos=0, bad_share=0.5, files=2)
     quarantine = Quarantine(max_share=0.2, minimum=20)
-    with make(sources=[bad], rows=10).batches() as batches, pytest.raises(QuarantineError, match="of .* records"):
+
+    def use_all(batches):
         for batch in batches:
             quarantine.add(batch.refusals, served=(batch.step + 1) * 10)
+
+    with make(sources=[bad], rows=10).batches() as batches, pytest.raises(QuarantineError, match=r"of .* records"):
+        use_all(batches)
 
 
 def test_nothing_but_bad_records_is_one_error(make, tmp_path):
@@ -166,9 +170,8 @@ def test_weights_set_the_kinds_shares(make):
 
 def test_over_long_prompts_are_refused_never_cut(make):
     small = {"image": (Bucket(1, 16, 256),), "video": (Bucket(4, 16, 100),)}
-    with make(buckets=small).batches() as batches, pytest.raises(DataError, match="too_long"):
-        for _ in range(20):
-            next(batches)
+    with pytest.raises(DataError, match="too_long"):
+        take(make(buckets=small), 20)
 
 
 def test_several_buckets_of_a_kind_follow_the_sizes(make, source):

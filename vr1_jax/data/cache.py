@@ -20,6 +20,7 @@ import threading
 import time
 import zlib
 from collections import Counter
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -48,9 +49,14 @@ def settings_key(kind: str, unit: int, budget: FrameBudget | ImageBudget, fps: f
         "budget": dataclasses.asdict(budget),
         "fps": fps,
         "pixels": PIXELS_VERSION,
-        "libraries": {name: version(name) for name in ("av", "decord", "pillow", "numpy")},
+        "libraries": _libraries(),
     }
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
+
+
+@lru_cache(maxsize=1)
+def _libraries() -> dict[str, str]:
+    return {name: version(name) for name in ("av", "decord", "numpy", "pillow")}
 
 
 def content_hash(path: str | Path) -> str:
@@ -189,8 +195,10 @@ class CachedMedia:
         if outcome == "missing" and os.path.realpath(path) in self._sources:
             outcome = "stale"
         with self._lock:
-            self._counts[outcome] += outcome != "missing"
-            self._counts["decoded"] += clip is None
+            if clip is None:
+                self._counts["decoded"] += 1
+            if outcome != "missing":
+                self._counts[outcome] += 1
         return clip
 
     def _content(self, path: str | Path) -> str:

@@ -103,7 +103,7 @@ def write_cache(
         held = _tidy(directory)
         report, missing = Report(), []
         for item in items:
-            if (item.source, settings.key(item.kind), _signature(item.source)) in held:
+            if _is_held(item, settings.key(item.kind), held):
                 report.kept += 1
             else:
                 missing.append(item)
@@ -113,11 +113,11 @@ def write_cache(
         return report
 
 
-def _signature(source: str) -> str | None:
+def _is_held(item: Item, key: str, held: set[tuple[str, ...]]) -> bool:
     try:
-        return signature(source)
+        return (item.source, key, signature(item.source)) in held or (key, content_hash(item.source)) in held
     except OSError:  # it vanished: decoding it will tell
-        return None
+        return False
 
 
 @contextlib.contextmanager
@@ -130,8 +130,9 @@ def _locked(directory: Path) -> Iterator[None]:
         yield
 
 
-def _tidy(directory: Path) -> set[tuple[str, str, str]]:
-    """Remove unfinished and damaged shards. The (source, settings, signature) that the valid ones hold."""
+def _tidy(directory: Path) -> set[tuple[str, ...]]:
+    """Remove unfinished and damaged shards. What the valid ones hold, as (source, settings, signature) and as
+    (settings, content)."""
     held, valid = set(), set()
     for path in sorted(directory.glob("shard-*.json")):
         shard = path.with_suffix(".arrayrecord")
@@ -145,6 +146,7 @@ def _tidy(directory: Path) -> set[tuple[str, str, str]]:
             continue
         valid.add(shard)
         held |= {(e["source"], e["settings"], e["signature"]) for e in sidecar["entries"] if e["signature"]}
+        held |= {(e["settings"], e["content"]) for e in sidecar["entries"]}
     for path in [*directory.glob("shard-*.arrayrecord"), *directory.glob(".shard-*")]:
         if path not in valid:
             path.unlink()
