@@ -16,12 +16,11 @@ import dataclasses
 import json
 import logging
 import math
-import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsFloat
 
 import jax
 import numpy as np
@@ -31,6 +30,7 @@ from jax.experimental import multihost_utils
 
 from vr1_jax.training.config_check import check_config
 from vr1_jax.training.integrity import damage, flush_directories, write_checksums
+from vr1_jax.training.step_directories import aside, clear_leftovers, numbered, remove, set_aside
 from vr1_jax.types import TrainState
 from vr1_jax.weights.array_store import save_context
 from vr1_jax.weights.checkpoint_dir import PARAMS, STEPS, step_directory
@@ -41,7 +41,6 @@ from vr1_jax.weights.tree import nest
 
 TRAINER = "trainer"
 PROGRESS = "progress.json"
-_SAVING, _REMOVED, _DAMAGED = ".saving", ".removed", ".damaged"
 _SAVE_ERRORS = (OSError, ValueError, RuntimeError)  # ours and tensorstore's, and jax's at a barrier
 
 logger = logging.getLogger(__name__)
@@ -80,6 +79,7 @@ class Checkpoints:
     ):
         self._run, self._config = run.absolute(), config
         self._run_config, self._harmless = run_config, harmless
+        logging.getLogger("absl").addFilter(_not_orbax_error)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
         self._newest: int | None = None  # last step saved, being saved, or restored
@@ -88,12 +88,12 @@ class Checkpoints:
         self.failed_saves = 0
         if _is_first_process():
             (self._run / STEPS).mkdir(parents=True, exist_ok=True)
-            _clear_leftovers(self._run / STEPS)
+            clear_leftovers(self._run / STEPS)
 
     def due(self, step: int) -> bool:
         return step % self._config.every == 0
 
-    def save(self, state: TrainState, data_state: dict[str, Any], metrics: dict[str, float]) -> None:
+    def save(self, state: TrainState, data_state: dict[str, Any], metrics: Mapping[str, SupportsFloat]) -> None:
         """Copy the state to the host and return; the files are written meanwhile.
 
         Only one save is under way at a time, so that the host never holds two copies. A save that fails is
@@ -106,12 +106,15 @@ class Checkpoints:
         directory = step_directory(self._run, step)
         if directory.exists():
             raise CheckpointError(f"{directory}: exists; resume that run, or use another directory")
-        content = {"step": step, "metrics": metrics, "data": data_state, "config": self._run_config}
+        if _is_first_process():
+            clear_leftovers(directory.parent)  # of a failed save, whose last writers came after its end
+        values = {name: float(value) for name, value in metrics.items()}
+        content = {"step": step, "metrics": values, "data": data_state, "config": self._run_config}
         progress = json.dumps(content, indent=2)  # now: the caller's objects change while the thread writes
         self._newest, self._failure, self._saves = step, None, self._saves + 1
         try:
             with save_context():
-                response = ocp.save_checkpointables_async(_aside(directory), _trees(state))
+                response = ocp.save_checkpointables_async(aside(directory), _trees(state))
         except _SAVE_ERRORS as error:
             self._fail(directory, error)
         else:
@@ -143,7 +146,7 @@ class Checkpoints:
     def restore(self, like: TrainState) -> Restored | None:
         """The newest undamaged checkpoint, placed as `like` (abstract) says; None when there is none at all."""
         damaged: list[Path] = []
-        for step in reversed(_numbered(self._run / STEPS)):
+        for step in reversed(numbered(self._run / STEPS)):
             directory = step_directory(self._run, step)
             if not _is_damaged(directory):
                 break
@@ -158,7 +161,7 @@ class Checkpoints:
         state = _load(directory, like)
         if _is_first_process():
             for other in damaged:
-                _set_aside(other)
+                set_aside(other)
         if damaged:
             logger.warning("resuming from step %d, the newest undamaged checkpoint of %s", step, self._run)
         self._newest = step
@@ -183,21 +186,20 @@ class Checkpoints:
         self._newest, self._failure = None, error
         self.failed_saves += 1
         if _is_first_process():
-            for leftover in directory.parent.glob(f"{_aside(directory).name}*"):
-                shutil.rmtree(leftover, ignore_errors=True)  # whatever stays goes when the run is opened again
-        available = _numbered(directory.parent)
+            clear_leftovers(directory.parent)
+        available = numbered(directory.parent)
         kept = f"the newest checkpoint is that of step {available[-1]}" if available else "there is no other"
         logger.warning("step %s was not saved: %s; the run goes on, %s", directory.name, _reason(error), kept)
 
     def _remove_surplus(self) -> None:
-        available = _numbered(self._run / STEPS)
+        available = numbered(self._run / STEPS)
         keep = set(available[-self._config.keep_last :])
         if self._config.keep_best:
             ranked = sorted(available, key=lambda step: (self._metric(step), step))
             keep |= {step for step in ranked[-self._config.keep_best :] if self._metric(step) > -math.inf}
         for step in set(available) - keep:
             try:
-                _remove(step_directory(self._run, step))
+                remove(step_directory(self._run, step))
             except OSError as error:
                 logger.warning("the checkpoint of step %d, no longer wanted, cannot be removed: %s", step, error)
 
@@ -240,15 +242,15 @@ def _is_variable(node: Any) -> bool:
 
 def _complete(directory: Path, progress: str, save: int) -> None:
     """Make a checkpoint of what Orbax has written aside; nobody sees it before it is whole and on disk."""
-    aside = _aside(directory)
+    partial = aside(directory)
     if _is_first_process():
-        (aside / PROGRESS).write_text(progress, encoding="utf-8")
+        (partial / PROGRESS).write_text(progress, encoding="utf-8")
     _barrier(f"written {save}")
-    write_checksums(aside, jax.process_index(), jax.process_count())
+    write_checksums(partial, jax.process_index(), jax.process_count())
     _barrier(f"checked {save}")
     if _is_first_process():
-        flush_directories(aside)
-        aside.rename(directory)
+        flush_directories(partial)
+        partial.rename(directory)
         flush_directories(directory)
     _barrier(f"complete {save}")
 
@@ -273,33 +275,9 @@ def _is_damaged(directory: Path) -> bool:
     return bool(multihost_utils.process_allgather(np.array(finding is not None)).any())
 
 
-def _numbered(steps: Path) -> list[int]:
-    return sorted(int(entry.name) for entry in steps.iterdir() if entry.name.isdecimal() and entry.is_dir())
-
-
-def _aside(directory: Path) -> Path:
-    return directory.with_suffix(_SAVING)
-
-
-def _set_aside(directory: Path) -> None:
-    """Out of the way of the step's next save; a person may want to look at it."""
-    target = directory.with_suffix(_DAMAGED)
-    shutil.rmtree(target, ignore_errors=True)
-    directory.rename(target)
-    logger.warning("kept as %s; delete it when it is of no use", target)
-
-
-def _remove(directory: Path) -> None:
-    """Under another name first, so that a kill leaves no half of it under its number."""
-    doomed = directory.rename(directory.with_suffix(_REMOVED))
-    shutil.rmtree(doomed)
-
-
-def _clear_leftovers(steps: Path) -> None:
-    for entry in steps.iterdir():
-        number, _, rest = entry.name.partition(".")
-        if number.isdecimal() and f".{rest}".startswith((_SAVING, _REMOVED)):
-            shutil.rmtree(entry)
+def _not_orbax_error(record: logging.LogRecord) -> bool:
+    """Orbax logs each error from several threads, with stacks, before it raises it for us to report."""
+    return record.levelno < logging.ERROR or "orbax" not in record.pathname
 
 
 def _reason(error: BaseException) -> str:
