@@ -24,6 +24,9 @@ from vr1_jax.weights.array_store import StoredParameters
 from vr1_jax.weights.errors import CheckpointError
 from vr1_jax.weights.tree import parameter_shapes, parameters
 
+# Where a save fails, some of Orbax's writers end after the event loop that started them.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 
 def save_all(run: Path, steps, config=EVERY_STEP, mesh=None, metrics=None):
     mesh = mesh or one_device()
@@ -176,16 +179,29 @@ def cut(path: Path):
     os.truncate(path, path.stat().st_size // 2)
 
 
-@pytest.mark.parametrize("spoil", [flip_byte, cut, Path.unlink], ids=["flipped", "cut", "missing"])
-@pytest.mark.parametrize("part", ["params", "trainer", "progress.json", "checksums"])
-def test_a_damaged_latest_falls_back_and_says_so(spoiled, spoil, part, caplog):
+@pytest.mark.parametrize(
+    ("part", "spoil"),
+    [
+        ("params", flip_byte),
+        ("params", cut),
+        ("params", Path.unlink),
+        ("trainer", flip_byte),
+        ("progress.json", Path.unlink),
+        ("checksums.0-of-1.json", cut),
+        ("checksums.0-of-1.json", Path.unlink),
+    ],
+)
+def test_a_damaged_latest_falls_back_and_says_so(spoiled, part, spoil, caplog):
     latest = spoiled / "checkpoints/2"
-    part_path = next(latest.glob(f"{part}*"))
-    spoil(largest(part_path) if part_path.is_dir() else part_path)
+    spoil(largest(latest / part) if (latest / part).is_dir() else latest / part)
     assert restored_step(spoiled) == 1
     assert f"{latest} is damaged" in caplog.text
     assert "resuming from step 1" in caplog.text
     assert present(spoiled) == ["1", "2.damaged"]
+
+
+def test_a_damaged_step_can_be_saved_again(spoiled):
+    flip_byte(largest(spoiled / "checkpoints/2/params"))
     save_all(spoiled, [2])
     assert restored_step(spoiled) == 2
 
