@@ -192,7 +192,7 @@ def make_pipeline(
             buckets={kind: choice for kind, choice in buckets.items() if choice},
             seed=config.seed,
             weights=_weights(data) if training else None,
-            shuffle=data.shuffle if rl and config.rollout.shuffled_group else None,
+            shuffle=data.shuffle if (rl or not training) and config.rollout.shuffled_group else None,
             answer_tokens=None if rl else data.answer_tokens,
         ),
         sizes=np.load(data.sizes) if data.sizes and training else None,

@@ -1,0 +1,80 @@
+"""The main job on built-in data: write a small world of videos, SFT, T-GRPO, export, and curves to look at.
+
+python scripts/demo.py [--out runs/demo] [--seed 0]
+"""
+
+import argparse
+import dataclasses
+import logging
+import shutil
+import sys
+import time
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--out", type=Path, help="directory to create (default: runs/demo)")
+    parser.add_argument("--seed", type=int, default=0, help="of the world, the weights and the sampling")
+    parser.add_argument("--sft-steps", type=int, help="fewer for a quick look")
+    parser.add_argument("--rl-steps", type=int)
+    parser.add_argument("--force", action="store_true", help="replace the directory if it exists")
+    chosen = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("absl").setLevel(logging.WARNING)
+
+    sys.path.insert(0, str(REPOSITORY / "configs"))
+    import demo
+
+    out = chosen.out or REPOSITORY / demo.RUNS
+    if out.exists():
+        if not chosen.force:
+            print(f"demo: {out} exists; --force replaces it", file=sys.stderr)
+            return 2
+        shutil.rmtree(out)
+    started = time.monotonic()
+
+    def say(text: str) -> None:
+        print(f"\n[{time.monotonic() - started:5.0f} s] {text}", flush=True)
+
+    from vr1_jax.data.synthetic import write_world
+    from vr1_jax.training.curves import draw_curves
+    from vr1_jax.training.loop import train
+    from vr1_jax.weights.conversion import flax_to_hf
+
+    say("writing a world of short videos and images, with questions about them")
+    counts = write_world(out / "world", dataclasses.replace(demo.WORLD, seed=chosen.seed))
+    print(", ".join(f"{count} {split} questions" for split, count in counts.items()))
+
+    def placed(config, steps: int | None):
+        """The config under `out`, with this seed and number of steps."""
+        steps = steps or config.steps
+        here = {name: str(out / Path(getattr(config, name)).relative_to(demo.RUNS)) for name in ("model", "run")}
+        data = dataclasses.replace(
+            config.data,
+            records=(str(out / "world/train.json"),),
+            heldout=(str(out / "world/heldout.json"),),
+            media_root=str(out / "world/media"),
+        )
+        warmup = min(config.optimizer.warmup_steps, steps)
+        optimizer = dataclasses.replace(config.optimizer, total_steps=steps, warmup_steps=warmup)
+        return dataclasses.replace(config, **here, steps=steps, seed=chosen.seed, data=data, optimizer=optimizer)
+
+    sft, rl = placed(demo.get_sft_config(), chosen.sft_steps), placed(demo.get_config(), chosen.rl_steps)
+    say("SFT cold start of a model of one million random weights: it learns to look and the form of an answer")
+    train(sft)
+    say("T-GRPO: it learns from rewards alone; ordered and shuffled frames compared at every step")
+    train(rl)
+    say("exporting to Hugging Face format")
+    flax_to_hf(Path(rl.run), out / "huggingface", dtype="float32")
+    say("drawing curves")
+    pictures, summary = draw_curves(out, Path(sft.run), Path(rl.run))
+    print(summary)
+    say("done. Look at " + ", ".join(str(picture) for picture in pictures))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""Curves of a demo as PNG: what was learned, and where the time went."""
+
+from pathlib import Path
+
+import numpy as np
+
+from vr1_jax.training.metrics import read_metrics
+
+_SMOOTH = 9  # steps in the running mean drawn over the single ones
+
+
+def draw_curves(out: Path, sft: Path, rl: Path) -> tuple[list[Path], str]:
+    """learning.png, and a few sentences with the numbers that matter."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    sft_lines, rl_lines = read_metrics(sft), read_metrics(rl)
+    figure, axes = plt.subplots(2, 3, figsize=(14, 7.5), layout="constrained")
+    figure.suptitle("SFT, then T-GRPO, on the built-in world")
+    _curve(axes[0, 0], sft_lines, {"loss": "loss"}, "SFT: loss on answers")
+    _curve(axes[0, 1], rl_lines, {"reward": "reward"}, "T-GRPO: reward")
+    named = {"accuracy": "all", "accuracy_video": "videos", "accuracy_shuffled": "videos, frames shuffled"}
+    _curve(axes[0, 2], rl_lines, named, "T-GRPO: accuracy while training")
+    _heldout(axes[1, 0], sft_lines, rl_lines)
+    _curve(axes[1, 1], rl_lines, {"length": "tokens"}, "T-GRPO: length of answers")
+    _phases(axes[1, 2], rl_lines)
+    path = out / "learning.png"
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return [path], _summary(sft_lines, rl_lines)
+
+
+def _curve(axis, lines: list[dict], names: dict[str, str], title: str) -> None:
+    for name, label in names.items():
+        points = [(line["step"] + 1, line[name]) for line in lines if line.get(name) is not None]
+        if not points:
+            continue
+        steps, values = np.array(points).T
+        (drawn,) = axis.plot(steps, values, alpha=0.25)
+        width = min(_SMOOTH, len(values))
+        mean = np.convolve(values, np.ones(width) / width, mode="valid")
+        axis.plot(steps[width - 1 :], mean, color=drawn.get_color(), label=label)
+    axis.set_title(title)
+    axis.set_xlabel("step")
+    if len(names) > 1:
+        axis.legend()
+
+
+def _heldout(axis, sft_lines: list[dict], rl_lines: list[dict]) -> None:
+    """The SFT model's result stands at step 0."""
+    after_sft = [dict(line, step=-1) for line in sft_lines if "heldout_accuracy" in line][-1:]
+    lines = after_sft + [line for line in rl_lines if "heldout_accuracy" in line]
+    steps = [line["step"] + 1 for line in lines]
+    for name, label in (
+        ("heldout_accuracy", "all"),
+        ("heldout_accuracy_video", "videos"),
+        ("heldout_accuracy_shuffled", "videos, frames shuffled"),
+        ("heldout_accuracy_image", "images"),
+    ):
+        if all(name in line for line in lines):
+            errors = [line["heldout_accuracy_error"] for line in lines] if label == "all" else None
+            axis.errorbar(steps, [line[name] for line in lines], errors, marker="o", label=label, capsize=3)
+    axis.set_title("held-out accuracy, greedy (step 0: after SFT)")
+    axis.set_xlabel("step")
+    axis.set_ylim(0, 1.02)
+    axis.legend()
+
+
+def _phases(axis, lines: list[dict]) -> None:
+    names = sorted({name for line in lines for name in line if name.startswith("seconds_")})
+    medians = [float(np.median([line.get(name, 0.0) for line in lines])) for name in names]
+    axis.barh([name.removeprefix("seconds_") for name in names], medians)
+    axis.set_title("median seconds of a step by phase")
+
+
+def _summary(sft_lines: list[dict], rl_lines: list[dict]) -> str:
+    before = [line for line in sft_lines if "heldout_accuracy" in line][-1]
+    after = [line for line in rl_lines if "heldout_accuracy" in line][-1]
+    rows = [("", "after SFT", "after T-GRPO")]
+    for name, label in (
+        ("heldout_accuracy", "held-out accuracy"),
+        ("heldout_accuracy_video", "  videos"),
+        ("heldout_accuracy_shuffled", "  videos, frames shuffled"),
+        ("heldout_accuracy_image", "  images"),
+        ("heldout_format", "well-formed answers"),
+    ):
+        if name in before and name in after:
+            rows.append((label, f"{before[name]:.3f}", f"{after[name]:.3f}"))
+    rows.append(
+        ("standard error", f"{before['heldout_accuracy_error']:.3f}", f"{after['heldout_accuracy_error']:.3f}")
+    )
+    return "\n".join(f"{label:28s}{first:>12s}{second:>14s}" for label, first, second in rows)
