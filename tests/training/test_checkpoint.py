@@ -110,9 +110,10 @@ def test_saving_overlaps_with_the_next_step(run, monkeypatch):
     """`save` returns before the files are there, and a second one waits for the first."""
     release, complete = threading.Event(), checkpoint._complete
 
-    def held_up(*args):
+    def held_up(directory, *rest):
         release.wait()
-        complete(*args)
+        assert not directory.exists()  # though Orbax is done
+        complete(directory, *rest)
 
     monkeypatch.setattr(checkpoint, "_complete", held_up)
     mesh = one_device()
@@ -324,3 +325,4 @@ def test_killed_at_any_moment(run):
         child.join()
     assert newest > 5
     assert restored_step(run) >= newest
+    assert not list((run / "checkpoints").glob("*.damaged"))  # nothing half-written ever had a step's name
