@@ -5,6 +5,11 @@ stopped); a caller that wants to watch calls them itself and advances a few toke
 
 Groups that share a batch are sampled together: for T-GRPO `prompts` are (ordered, shuffled) and `groups`
 (8, 4). Rows come back in that order along the G axis; `split_groups` takes them apart.
+
+Rows that have stopped keep their place until the last one stops: with answers of 380 tokens on average and at
+most 768, half of all row-steps. Moving the others together would save 40% of the time where a step's time
+grows with its rows, but 5% where it is the time to read the weights, as with a few dozen rows on an
+accelerator; refilling freed rows there loses 40%, for fewer rows then take more steps. So rows stay.
 """
 
 import dataclasses
