@@ -65,7 +65,8 @@ def block(
 
 
 def embed_tokens(text: Text, tokens: jax.Array) -> Float[Array, "B S D"]:
-    return shard(text.embed[...][tokens], "batch", None, None)
+    table = shard(text.embed[...], "vocab", None)  # gathered like any weight, before rows are picked from it
+    return shard(table[tokens], "batch", None, None)
 
 
 def head_weights(text: Text) -> Float[Array, "V D"]:

@@ -56,9 +56,9 @@ class Sampler:
         plan = Plan.of(config, groups, self.stop_tokens, self.pad_token)
         with jax.set_mesh(self.mesh):
             prompts = tuple(place(part, self.mesh) for part in arrays)
-            rows = np.arange(sum(groups), dtype=np.uint32)
-            ids = place_rows(row_ids[:, None].astype(np.uint32) * np.uint32(len(rows)) + rows, self.mesh)
-            keys = row_keys(self.seed, jnp.uint32(step), ids)
+            rows = np.arange(sum(groups), dtype=np.int32)
+            ids = place_rows(row_ids[:, None].astype(np.int32) * np.int32(len(rows)) + rows, self.mesh)
+            keys = row_keys(self.seed, step, ids)
             active = jnp.ones_like(ids, bool)
             return split_groups(generate(policy, prompts, active, keys, Limits.of(config), plan), groups)
 

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from vr1_jax.config import TrainConfig
 from vr1_jax.data.pipeline import Batch
 from vr1_jax.models.qwen25vl import Qwen25VL
+from vr1_jax.rl.advantages import GRPOConfig, list_differences
 from vr1_jax.rl.experience import Judged, judge, place, place_rows, texts, trim
 from vr1_jax.rl.refill import Pool
 from vr1_jax.sampling.placement import rollout_params
@@ -38,12 +39,16 @@ _SHOWN = {
 def train(config: TrainConfig) -> TrainState:
     """Run, or go on with, the run in `config.run`."""
     run = Path(config.run)
+    if config.stage == "rl":
+        for preset in (GRPOConfig.paper, GRPOConfig.upstream):
+            differing = list_differences(preset(), config.grpo)
+            log.info("algorithm against preset %s: %s", preset.__name__, "; ".join(differing) or "the same")
     meshes = setup.make_meshes(config)
     setup.check(config, meshes)
     with ExitStack() as stack:
+        stop_requested = stack.enter_context(stop_on_signal())  # first in, last out: covers the last save too
         checkpoints = stack.enter_context(setup.open_run(run, config))
         program = setup.load(config, meshes, checkpoints)
-        stop_requested = stack.enter_context(stop_on_signal())
         batches = stack.enter_context(program.pipeline.batches(program.position, workers=config.data.workers))
         first = int(program.state.step) // config.updates_per_step
         metrics_log = MetricsLog(

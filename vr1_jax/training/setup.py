@@ -79,14 +79,14 @@ def make_meshes(config: TrainConfig) -> Meshes:
 def check(config: TrainConfig, meshes: Meshes) -> None:
     """Refuse what cannot work before anything large is read, naming the field."""
     model = read_model_config(config)
-    for name, mesh in (("mesh", meshes.train), ("mesh.rollout_tensor", meshes.rollout)):
+    at_once = config.prompts_per_step // (config.updates_per_batch * config.microbatches)
+    whole = config.prompts_per_step  # sampling takes the batch in one piece
+    for name, mesh, prompts in (("mesh", meshes.train, at_once), ("mesh.rollout_tensor", meshes.rollout, whole)):
         shards = mesh.shape["data"] * mesh.shape["fsdp"]
-        at_once = config.prompts_per_step // (config.updates_per_batch * config.microbatches)
-        if at_once % shards:
+        if prompts % shards:
             raise ConfigError(
-                f"prompts_per_step {config.prompts_per_step} in {config.updates_per_batch} updates of "
-                f"{config.microbatches} microbatches is {at_once} prompts at once, which {name} cannot split over "
-                f"{shards} data shards"
+                f"prompts_per_step {config.prompts_per_step}: {name} splits the {prompts} prompts computed at "
+                f"once over {shards} groups of devices, which does not divide"
             )
         shardings(abstract_model(model), TRAIN_RULES, mesh)  # refuses heads that do not divide
     data = config.data

@@ -1,0 +1,171 @@
+"""Whole runs on the built-in world: they learn, they resume to the bit, they refuse what cannot work."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from vr1_jax.config import ConfigError, DataConfig, MeshConfig, RolloutConfig, TrainConfig
+from vr1_jax.data.collate import Bucket
+from vr1_jax.data.frames import FrameBudget, ImageBudget
+from vr1_jax.data.synthetic import World, write_world
+from vr1_jax.rl.advantages import GRPOConfig
+from vr1_jax.sampling.generate import SamplingConfig
+from vr1_jax.training.checkpoint import CheckpointConfig
+from vr1_jax.training.loop import train
+from vr1_jax.training.metrics import WatchConfig, read_metrics
+from vr1_jax.training.optimizer import OptimizerConfig
+from vr1_jax.weights.errors import CheckpointError
+from vr1_jax.weights.loading import load_model
+
+PIXELS = 56 * 56
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    out = tmp_path_factory.mktemp("world") / "world"
+    write_world(out, World(videos=16, images=8, heldout=6, tasks=("blinks", "shape")))
+    config = json.loads((out / "tiny/config.json").read_text())
+    config |= {"num_hidden_layers": 1, "hidden_size": 64, "intermediate_size": 64}
+    config["rope_scaling"]["mrope_section"] = [2, 3, 3]
+    config["vision_config"] |= {"depth": 1, "fullatt_block_indexes": [0], "out_hidden_size": 64}
+    (out / "tiny/config.json").write_text(json.dumps(config))
+    return out
+
+
+def sft_config(world, run, **changes) -> TrainConfig:
+    data = DataConfig(
+        records=(str(world / "train.json"),),
+        heldout=(str(world / "heldout.json"),),
+        media_root=str(world / "media"),
+        video_buckets=(Bucket(4, 16, 192),),
+        image_buckets=(Bucket(1, 16, 192),),
+        frames=FrameBudget(max_frames=8, min_pixels=PIXELS, max_pixels=PIXELS),
+        images=ImageBudget(min_pixels=PIXELS, max_pixels=PIXELS),
+        answer_tokens=48,
+        workers=0,
+    )
+    config = TrainConfig(
+        stage="sft",
+        model=str(world / "tiny"),
+        run=str(run),
+        from_scratch=True,
+        steps=4,
+        data=data,
+        prompts_per_step=4,
+        compute_dtype="float32",
+        mesh=MeshConfig(fsdp=2, tensor=2, data=2, rollout_tensor=2),
+        rollout=RolloutConfig(group=2, shuffled_group=2, sampling=SamplingConfig(max_new_tokens=8)),
+        optimizer=OptimizerConfig(learning_rate=1e-2, total_steps=4, clip_norm=1.0),
+        checkpoint=CheckpointConfig(every=2),
+    )
+    return dataclasses.replace(config, **changes)
+
+
+def rl_config(world, sft, run, **changes) -> TrainConfig:
+    changes = {"stage": "rl", "model": str(sft), "from_scratch": False} | changes
+    return sft_config(world, run, **changes)
+
+
+@pytest.fixture(scope="module")
+def sft(world, tmp_path_factory):
+    """An uninterrupted SFT run of four steps."""
+    run = tmp_path_factory.mktemp("runs") / "sft"
+    train(sft_config(world, run, watch=WatchConfig(evaluate_every=4)))
+    return run
+
+
+def parameters(run):
+    model, _ = load_model(run)
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(model)]
+
+
+def test_sft_learns_and_is_evaluated(sft):
+    lines = read_metrics(sft)
+    assert [line["step"] for line in lines] == [0, 1, 2, 3]
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    assert 0 <= lines[-1]["heldout_accuracy"] <= 1
+    environment = json.loads((sft / "environment.json").read_text())
+    assert environment["config"]["seed"] == 0
+    assert environment["versions"]["jax"] == jax.__version__
+
+
+def test_stopped_and_resumed_sft_is_the_same_to_the_bit(world, sft, tmp_path):
+    train(sft_config(world, tmp_path / "run", steps=2))
+    train(sft_config(world, tmp_path / "run"))
+    for resumed, straight in zip(parameters(tmp_path / "run"), parameters(sft), strict=True):
+        np.testing.assert_array_equal(resumed, straight)
+    assert [line["step"] for line in read_metrics(tmp_path / "run")] == [0, 1, 2, 3]
+
+
+def test_resume_under_another_config_is_refused(world, sft):
+    with pytest.raises(CheckpointError, match=r"prompts_per_step 4 -> 8"):
+        train(sft_config(world, sft, prompts_per_step=8, steps=5))
+
+
+@pytest.fixture(scope="module")
+def plain_rl(world, sft, tmp_path_factory):
+    run = tmp_path_factory.mktemp("runs") / "rl"
+    train(rl_config(world, sft, run))
+    return run
+
+
+def test_rl_run_says_what_it_did(plain_rl):
+    lines = read_metrics(plain_rl)
+    assert len(lines) == 4
+    for line in lines:
+        assert line["sampler_gap_max"] < 1e-4  # sampler and trainer are one model
+        assert {"reward", "accuracy", "length", "kl", "temporal_signal", "seconds_rollout"} <= line.keys()
+    assert len(list((plain_rl / "rollouts").glob("*.json.gz"))) == 4
+
+
+def test_stopped_and_resumed_rl_is_the_same_to_the_bit(world, sft, plain_rl, tmp_path):
+    train(rl_config(world, sft, tmp_path / "run", steps=2))
+    train(rl_config(world, sft, tmp_path / "run"))
+    for resumed, straight in zip(parameters(tmp_path / "run"), parameters(plain_rl), strict=True):
+        np.testing.assert_array_equal(resumed, straight)
+
+
+def test_inner_epochs_and_refilled_groups(world, sft, tmp_path):
+    config = rl_config(
+        world,
+        sft,
+        tmp_path / "run",
+        steps=1,
+        prompts_per_step=8,
+        updates_per_batch=2,
+        epochs_per_batch=2,
+        refill_rounds=1,
+        checkpoint=CheckpointConfig(every=1),
+        grpo=dataclasses.replace(GRPOConfig.fixed(), aggregation="token", clip_high=0.28),
+    )
+    state = train(config)
+    assert int(state.step) == 4  # two minibatches, twice
+    (line,) = read_metrics(tmp_path / "run")
+    assert line["refilled"] in (0, 1)
+    assert np.isfinite(line["loss"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompts_per_step": 6}, "prompts_per_step 6: .* 6 prompts .* over 4 groups of devices"),
+        ({"microbatches": 3}, "prompts_per_step 4 does not divide"),
+        ({"data": {"records": ("nowhere.json",)}}, "data.records: nowhere.json: no such file"),
+        ({"data": {"media_root": "nowhere"}}, "data.media_root: nowhere: no such directory"),
+        ({"data": {"video_buckets": (Bucket(2, 16, 192),)}}, "holds 2 slices; data.frames.max_frames 8 makes 4"),
+        ({"model": "nowhere"}, "model: nowhere: no config.json"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_loaded(world, tmp_path, changes, message):
+    config = sft_config(world, tmp_path / "run")
+    data = dataclasses.replace(config.data, **changes.get("data", {}))
+
+    def run():
+        train(dataclasses.replace(config, **{**changes, "data": data}))
+
+    with pytest.raises(ConfigError, match=message):
+        run()
+    assert not (tmp_path / "run").exists()
