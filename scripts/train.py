@@ -15,6 +15,9 @@ def main(arguments: list[str] | None = None) -> int:
         add_help=False,
     )
     parser.add_argument("--config", metavar="FILE", help="a Python file with get_config()")
+    parser.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0: joins several by hand")
+    parser.add_argument("--processes", type=int, metavar="N")
+    parser.add_argument("--process", type=int, metavar="I")
     parser.add_argument("-h", "--help", action="store_true")
     chosen, overrides = parser.parse_known_args(arguments)
     if chosen.config is None:
@@ -28,8 +31,10 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         config = load_config(chosen.config, [*overrides, *(["--help"] if chosen.help else [])])
+        from vr1_jax.training import processes
         from vr1_jax.training.loop import train
 
+        processes.join(chosen.coordinator, chosen.processes, chosen.process)
         train(config)
     except (ConfigError, *MISCONFIGURED) as error:
         print(f"train: {error}", file=sys.stderr)

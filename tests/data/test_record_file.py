@@ -67,9 +67,7 @@ def test_indented_list_empty_list_and_blank_lines(tmp_path):
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-9, 9) | st.text(alphabet='"\\{}[],:\n é🎬', max_size=6),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text('"{\\', max_size=3), inner, max_size=3)
-    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text('"{\\', max_size=3), inner, max_size=3),
     max_leaves=6,
 )
 

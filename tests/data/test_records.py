@@ -205,9 +205,7 @@ def test_frame_folders_and_the_sample_named(root):
 
 @settings(deadline=None, max_examples=100)
 @given(
-    st.lists(st.sampled_from(["..", ".", "", "/", "\\", "a", "~", "%2e%2e", "...", "C:", "\0", " "])).map(
-        "/".join
-    )
+    st.lists(st.sampled_from(["..", ".", "", "/", "\\", "a", "~", "%2e%2e", "...", "C:", "\0", " "])).map("/".join)
 )
 def test_a_checked_path_stays_below(path):
     try:

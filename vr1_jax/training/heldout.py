@@ -5,11 +5,13 @@ from types import SimpleNamespace
 import numpy as np
 
 from vr1_jax.config import TrainConfig
+from vr1_jax.data.sources import KINDS
 from vr1_jax.models.qwen25vl import Qwen25VL
 from vr1_jax.rewards.scoring import score_groups
 from vr1_jax.rl.experience import texts
 from vr1_jax.sampling.generate import SamplingConfig
 from vr1_jax.sampling.placement import rollout_params
+from vr1_jax.training import processes
 from vr1_jax.training.setup import Program
 
 
@@ -19,9 +21,7 @@ def evaluate(config: TrainConfig, program: Program, model: Qwen25VL) -> dict[str
         return {}
     policy = rollout_params(model, program.meshes.rollout, config.compute_dtype)
     greedy = SamplingConfig(max_new_tokens=config.rollout.sampling.max_new_tokens, temperature=0.0)
-    seen: set[int] = set()
-    accuracy: dict[str, list[float]] = {"video": [], "image": [], "text": [], "shuffled": []}
-    well_formed: list[float] = []
+    rows: list[np.ndarray] = []
     pipeline = program.heldout
     with pipeline.batches(workers=0) as batches:
         for _ in range(pipeline.steps_per_epoch):
@@ -34,17 +34,22 @@ def evaluate(config: TrainConfig, program: Program, model: Qwen25VL) -> dict[str
                 score_groups(texts(a, program.tokenizer.decode)[0], samples, rules=config.grpo.rules)
                 for a in answers
             ]
-            for row, sample in enumerate(samples):
-                if sample.record in seen:
-                    continue  # the last batch of an epoch is filled up from the next
-                seen.add(sample.record)
-                accuracy[batch.kind].append(float(scored[0].accuracy[row, 0]))
-                well_formed.append(float(scored[0].format[row, 0]))
-                if len(scored) > 1:
-                    accuracy["shuffled"].append(float(scored[1].accuracy[row, 0]))
-    metrics = {f"heldout_accuracy_{kind}": float(np.mean(x)) for kind, x in accuracy.items() if x}
-    everything = accuracy["video"] + accuracy["image"] + accuracy["text"]
-    metrics["heldout_accuracy"] = float(np.mean(everything))
-    metrics["heldout_accuracy_error"] = float(np.std(everything, ddof=1) / np.sqrt(len(everything)))
-    metrics["heldout_format"] = float(np.mean(well_formed))
+            shuffled = scored[1].accuracy[:, 0] if len(scored) > 1 else np.full(len(samples), np.nan)
+            about = [(sample.record, KINDS.index(batch.kind)) for sample in samples]
+            tables = (np.array(about), scored[0].accuracy, scored[0].format, shuffled[:, None])
+            rows.append(processes.gather(np.concatenate(tables, axis=1)))
+    table = np.concatenate(rows)
+    # The last batch of an epoch is filled up from the next: every record counts once.
+    _, first = np.unique(table[:, 0], return_index=True)
+    _, kind, accuracy, well_formed, shuffled = table[first].T
+    metrics = {
+        "heldout_accuracy": float(accuracy.mean()),
+        "heldout_accuracy_error": float(accuracy.std() / np.sqrt(max(len(accuracy) - 1, 1))),
+        "heldout_format": float(well_formed.mean()),
+    }
+    for number, name in enumerate(KINDS):
+        if (kind == number).any():
+            metrics[f"heldout_accuracy_{name}"] = float(accuracy[kind == number].mean())
+    if not np.isnan(shuffled).all():
+        metrics["heldout_accuracy_shuffled"] = float(np.nanmean(shuffled))
     return metrics

@@ -21,7 +21,7 @@ from vr1_jax.rl.experience import Judged, judge, place, place_rows, texts, trim
 from vr1_jax.rl.refill import Pool
 from vr1_jax.sampling.placement import rollout_params
 from vr1_jax.sharding import batch_sharding
-from vr1_jax.training import heldout, setup
+from vr1_jax.training import heldout, processes, setup
 from vr1_jax.training.metrics import MetricsLog, Phases, host_memory_gb, progress_line
 from vr1_jax.training.rollouts import write_rollouts
 from vr1_jax.training.steps import cast, grpo_step, score_batch, sft_step
@@ -106,7 +106,7 @@ def rl_step(
                 compute_dtype=config.compute_dtype,
             )
         metrics = jax.device_get(metrics)
-    return state, {**setup.mean_over_processes(judged.metrics), **_floats(metrics)}
+    return state, {**processes.mean(judged.metrics), **_floats(metrics)}
 
 
 def ask(

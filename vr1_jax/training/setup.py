@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from vr1_jax.config import ConfigError, DataConfig, TrainConfig, to_json
@@ -140,7 +139,8 @@ def load(config: TrainConfig, meshes: Meshes, checkpoints: Checkpoints) -> Progr
         if config.stage == "rl" and config.grpo.beta > 0:
             reference, _ = load_model(config.model, dtype=jnp.dtype(config.compute_dtype), mesh=mesh)
     layout = PromptLayout.of(model_config, config.data.positions, config.data.spacing)
-    quarantine = Quarantine(Path(config.run) / "quarantine.jsonl", config.data.max_bad_share)
+    process = f".{jax.process_index()}" if jax.process_count() > 1 else ""  # each decodes its own rows
+    quarantine = Quarantine(Path(config.run) / f"quarantine{process}.jsonl", config.data.max_bad_share)
     pipeline = make_pipeline(config, config.data.records, tokenizer, layout, quarantine)
     quarantine.start(pipeline.unreadable, len(pipeline.records))
     heldout = make_pipeline(config, config.data.heldout, tokenizer, layout, None) if config.data.heldout else None
@@ -217,15 +217,6 @@ def _fresh_state(config: TrainConfig, model_config: ModelConfig, like: TrainStat
         return jax.jit(make, out_shardings=where)(jax.random.key(config.seed))
     model, _ = load_model(config.model, dtype=jnp.float32, mesh=mesh)
     return jax.jit(lambda m: init_state(m, config.optimizer), out_shardings=where, donate_argnums=0)(model)
-
-
-def mean_over_processes(metrics: dict[str, float]) -> dict[str, float]:
-    """Each process judged its own rows, equally many."""
-    if jax.process_count() == 1:
-        return metrics
-    names = sorted(metrics)
-    table = multihost_utils.process_allgather(np.array([metrics[name] for name in names]))
-    return dict(zip(names, np.nanmean(table, axis=0).tolist(), strict=True))
 
 
 def describe(config: TrainConfig) -> dict[str, Any]:
