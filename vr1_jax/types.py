@@ -96,6 +96,7 @@ class Completion:
     mask: Bool[Array, "B G C"]
     logps: Float[Array, "B G C"]  # as sampled, under the full softmax at temperature 1
     stopped: Bool[Array, "B G"]  # by a stop token, not by the length limit
+    truncated_logps: Float[Array, "B G C"] | None = None  # under what was sampled from; only on request
 
 
 @pytree

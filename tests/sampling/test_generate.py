@@ -287,3 +287,20 @@ def test_lengths_up_to_a_multiple_of_64_share_a_program():
 def test_settings_that_make_no_sense_are_refused_by_name(field, value):
     with pytest.raises(SamplingError, match=f"{field} is {value}"):
         SamplingConfig(**{field: value})
+
+
+def test_truncated_log_probs_on_request(model, prompt, sampled):
+    """Under the nucleus that was sampled from: the full forward's distribution, cut at top_p and normalised."""
+    limits = Limits.of(SamplingConfig(max_new_tokens=C, temperature=0.7, top_p=0.6))
+    completion = run(model, (prompt,), limits=limits, plan=dataclasses.replace(PLAN, truncated_logps=True))
+    assert sampled.truncated_logps is None
+    _, hidden = qwen25vl.forward_completions(model, prompt, completion.tokens)
+    probs = np.asarray(jax.nn.softmax(qwen25vl.logits(model, hidden) / 0.7), np.float64)
+    ordered = np.sort(probs, axis=-1)[..., ::-1]
+    kept = np.cumsum(ordered, axis=-1) - ordered < 0.6
+    mass = (ordered * kept).sum(-1)
+    chosen = np.take_along_axis(probs, np.asarray(completion.tokens)[..., None], axis=-1)[..., 0]
+    mask = np.asarray(completion.mask)
+    got = np.asarray(completion.truncated_logps)
+    np.testing.assert_allclose(got[mask], np.log(chosen / mass)[mask], atol=1e-4)
+    assert (got[mask] > np.asarray(completion.logps)[mask]).mean() > 0.5  # not the full distribution's

@@ -259,10 +259,12 @@ def test_a_failed_save_keeps_the_run_and_its_checkpoints(spoiled, caplog):
         assert "step 3 was not saved" in caplog.text
         assert "newest checkpoint is that of step 2" in caplog.text
         assert saved.failed_saves == 1
-        assert present(spoiled) == ["1", "2"]
+        # Orbax's writers may outlive their failure a little and leave a file; the next to open the run clears it.
+        assert [name for name in present(spoiled) if name.isdigit()] == ["1", "2"]
         assert restored_step(spoiled) == 2
         saved.save(state_at(3, mesh), {"next": 3}, {})  # there is room again
     assert restored_step(spoiled) == 3
+    assert all(name.isdigit() for name in present(spoiled))
 
 
 def test_a_run_whose_last_save_failed_does_not_end_well(run):

@@ -7,9 +7,10 @@ Groups that share a batch are sampled together: for T-GRPO `prompts` are (ordere
 (8, 4). Rows come back in that order along the G axis; `split_groups` takes them apart.
 
 Rows that have stopped keep their place until the last one stops: with answers of 380 tokens on average and at
-most 768, half of all row-steps. Moving the others together would save 40% of the time where a step's time
-grows with its rows, but 5% where it is the time to read the weights, as with a few dozen rows on an
-accelerator; refilling freed rows there loses 40%, for fewer rows then take more steps. So rows stay.
+most 768, half of all row-steps (simulated). Modelled from step times, moving the others together would save
+40% where a step's time grows with its rows, but 5% where it is the time to read the weights, as with a few
+dozen rows on an accelerator; there, refilling freed rows would lose 40%, for fewer rows take more steps. So
+rows stay.
 """
 
 import dataclasses
@@ -73,13 +74,20 @@ class Plan:
     pad_token: int
     top_k: int = 0
     penalize: bool = False
+    truncated_logps: bool = False  # also of the truncated distribution; sorts the vocabulary at every step
 
     @classmethod
     def of(
-        cls, config: SamplingConfig, groups: tuple[int, ...], stop_tokens: tuple[int, ...], pad_token: int
+        cls,
+        config: SamplingConfig,
+        groups: tuple[int, ...],
+        stop_tokens: tuple[int, ...],
+        pad_token: int,
+        *,
+        truncated_logps: bool = False,
     ) -> "Plan":
         penalize = config.repetition_penalty != 1.0
-        return cls(groups, config.capacity, stop_tokens, pad_token, config.top_k, penalize)
+        return cls(groups, config.capacity, stop_tokens, pad_token, config.top_k, penalize, truncated_logps)
 
 
 @pytree
@@ -108,6 +116,7 @@ class SamplingState:
     step: Int[Array, ""]
     tokens: Int[Array, "B G C"]
     logps: Float[Array, "B G C"]
+    truncated_logps: Float[Array, "B G C"] | None
     lengths: Int[Array, "B G"]
     done: Bool[Array, "B G"]  # latched: a row that has stopped stays stopped
     keys: Key[Array, "B G"]
@@ -151,10 +160,12 @@ def start(
     hidden, caches = zip(*(qwen25vl.prefill(model, prompt) for prompt in prompts), strict=True)
     spread = [jnp.repeat(h[:, None], g, axis=1) for h, g in zip(hidden, plan.groups, strict=True)]
     seen = _seen_in_prompts(prompts, plan, model.config.text.vocab) if plan.penalize else None
+    slots = (batch, rows, plan.capacity)
     state = SamplingState(
         step=jnp.int32(0),
-        tokens=jnp.full((batch, rows, plan.capacity), plan.pad_token, jnp.int32),
-        logps=jnp.zeros((batch, rows, plan.capacity), jnp.float32),
+        tokens=jnp.full(slots, plan.pad_token, jnp.int32),
+        logps=jnp.zeros(slots, jnp.float32),
+        truncated_logps=jnp.zeros(slots, jnp.float32) if plan.truncated_logps else None,
         lengths=jnp.zeros((batch, rows), jnp.int32),
         done=~active,
         keys=keys,
@@ -197,7 +208,8 @@ def _cache_sizes(capacity: int) -> list[int]:
 
 def finish(state: SamplingState) -> Completion:
     mask = jnp.arange(state.tokens.shape[2]) < state.lengths[..., None]
-    return Completion(state.tokens, mask, state.logps, state.done & (state.lengths > 0))
+    stopped = state.done & (state.lengths > 0)
+    return Completion(state.tokens, mask, state.logps, stopped, state.truncated_logps)
 
 
 def split_groups(completion: Completion, groups: tuple[int, ...]) -> list[Completion]:
@@ -214,11 +226,9 @@ def _append(state: SamplingState, model: Qwen25VL, hidden: Float[Array, "B G D"]
     # the compiler gathers the head instead.
     scores = shard(qwen25vl.logits(model, hidden), "batch", None, "vocab")
     scores = shard(scores, "batch", None, None)
-    choices = (
-        scores
-        if state.seen is None
-        else sampling_logits.penalize_repetition(scores, state.seen, limits.repetition_penalty)
-    )
+    choices = scores
+    if state.seen is not None:
+        choices = sampling_logits.penalize_repetition(scores, state.seen, limits.repetition_penalty)
     keys = jax.vmap(jax.vmap(lambda key: jax.random.fold_in(key, state.step)))(state.keys)
     sampled = sampling_logits.sample(choices, keys, limits.temperature, limits.top_p, plan.top_k)
     token = jnp.where(state.done, plan.pad_token, sampled)
@@ -228,15 +238,26 @@ def _append(state: SamplingState, model: Qwen25VL, hidden: Float[Array, "B G D"]
     if seen is not None:
         batch, rows = jnp.indices(sampled.shape)
         seen = seen.at[batch, rows, sampled].set(True)
+    truncated = state.truncated_logps
+    if truncated is not None:
+        of_choice = sampling_logits.truncated_log_prob(
+            choices, sampled, limits.temperature, limits.top_p, plan.top_k
+        )
+        truncated = _put(truncated, jnp.where(state.done, 0.0, of_choice), state.step)
     return dataclasses.replace(
         state,
         step=state.step + 1,
-        tokens=jax.lax.dynamic_update_index_in_dim(state.tokens, token, state.step, axis=2),
-        logps=jax.lax.dynamic_update_index_in_dim(state.logps, logp, state.step, axis=2),
+        tokens=_put(state.tokens, token, state.step),
+        logps=_put(state.logps, logp, state.step),
+        truncated_logps=truncated,
         lengths=state.lengths + ~state.done,
         done=state.done | stops,
         seen=seen,
     )
+
+
+def _put(slots: jax.Array, column: jax.Array, step: Int[Array, ""]) -> jax.Array:
+    return jax.lax.dynamic_update_index_in_dim(slots, column, step, axis=2)
 
 
 def _seen_in_prompts(prompts: tuple[Prompt, ...], plan: Plan, vocab: int) -> Bool[Array, "B G V"]:
