@@ -22,8 +22,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rl-steps", type=int)
     parser.add_argument("--force", action="store_true", help="replace the directory if it exists")
     chosen = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("absl").setLevel(logging.WARNING)
+    logging.basicConfig(format="%(message)s")  # other packages: warnings only
+    logging.getLogger("vr1_jax").setLevel(logging.INFO)
 
     sys.path.insert(0, str(REPOSITORY / "configs"))
     import demo

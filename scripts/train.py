@@ -23,8 +23,8 @@ def main(arguments: list[str] | None = None) -> int:
     if chosen.config is None:
         parser.print_help()
         return 0 if chosen.help else 2
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("absl").setLevel(logging.WARNING)  # Orbax narrates
+    logging.basicConfig(format="%(message)s")  # other packages: warnings only
+    logging.getLogger("vr1_jax").setLevel(logging.INFO)
 
     from vr1_jax.config import ConfigError, load_config
     from vr1_jax.training.errors import ANTICIPATED, MISCONFIGURED
