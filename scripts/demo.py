@@ -5,6 +5,7 @@ python scripts/demo.py [--out runs/demo] [--seed 0]
 
 import argparse
 import dataclasses
+import importlib.util
 import logging
 import shutil
 import sys
@@ -33,7 +34,13 @@ def main(arguments: list[str] | None = None) -> int:
         if not chosen.force:
             print(f"demo: {out} exists; --force replaces it", file=sys.stderr)
             return 2
+        if not (out / "world").is_dir():
+            print(f"demo: {out} is not an earlier demo; nothing was removed", file=sys.stderr)
+            return 2
         shutil.rmtree(out)
+    if importlib.util.find_spec("matplotlib") is None:
+        print("demo: the curves need matplotlib: pip install -e '.[demo]'", file=sys.stderr)
+        return 1
     started = time.monotonic()
 
     def say(text: str) -> None:
@@ -64,9 +71,11 @@ def main(arguments: list[str] | None = None) -> int:
 
     sft, rl = placed(demo.get_sft_config(), chosen.sft_steps), placed(demo.get_config(), chosen.rl_steps)
     say("SFT cold start of a model of one million random weights: it learns to look and the form of an answer")
-    train(sft)
+    if int(train(sft).step) < sft.steps:
+        return 1  # stopped by a signal
     say("T-GRPO: it learns from rewards alone; ordered and shuffled frames compared at every step")
-    train(rl)
+    if int(train(rl).step) < rl.steps:
+        return 1
     say("exporting to Hugging Face format")
     flax_to_hf(Path(rl.run), out / "huggingface", dtype="float32")
     say("drawing curves")

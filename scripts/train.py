@@ -23,6 +23,9 @@ def main(arguments: list[str] | None = None) -> int:
     if chosen.config is None:
         parser.print_help()
         return 0 if chosen.help else 2
+    by_hand = (chosen.coordinator, chosen.processes, chosen.process)
+    if None in by_hand and any(value is not None for value in by_hand):
+        parser.error("--coordinator, --processes and --process go together")
     logging.basicConfig(format="%(message)s")  # other packages: warnings only
     logging.getLogger("vr1_jax").setLevel(logging.INFO)
 
@@ -34,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
         from vr1_jax.training import processes
         from vr1_jax.training.loop import train
 
-        processes.join(chosen.coordinator, chosen.processes, chosen.process)
+        processes.join(*by_hand)
         train(config)
     except (ConfigError, *MISCONFIGURED) as error:
         print(f"train: {error}", file=sys.stderr)

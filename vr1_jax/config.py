@@ -6,13 +6,14 @@ A config is a Python file with `get_config() -> TrainConfig`; the command line o
 """
 
 import dataclasses
+import functools
 import importlib.util
 import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -103,7 +104,15 @@ class TrainConfig:
     rewards: Annotated[tuple[RewardFunction, ...], tyro.conf.Suppress] = ()
 
     def __post_init__(self):
-        for name in ("steps", "prompts_per_step", "microbatches", "updates_per_batch", "epochs_per_batch"):
+        _check_choices(self)
+        for name in (
+            "stop_after_skips",
+            "steps",
+            "prompts_per_step",
+            "microbatches",
+            "updates_per_batch",
+            "epochs_per_batch",
+        ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.refill_rounds < 0:
@@ -114,6 +123,21 @@ class TrainConfig:
                 f"prompts_per_step {self.prompts_per_step} does not divide into updates_per_batch "
                 f"{self.updates_per_batch} x microbatches {self.microbatches}"
             )
+        updates = self.steps * self.updates_per_step
+        if updates > self.optimizer.total_steps:
+            raise ConfigError(
+                f"optimizer.total_steps is {self.optimizer.total_steps}, but steps {self.steps} make {updates} "
+                "updates: the learning rate would be 0 from there on; raise optimizer.total_steps too"
+            )
+        if self.stage == "sft" and self.updates_per_step > 1:
+            raise ConfigError("updates_per_batch and epochs_per_batch are for stage rl; in sft they must be 1")
+        if self.stage == "rl" and self.from_scratch and self.grpo.beta > 0:
+            raise ConfigError("from_scratch leaves no reference to stay near; set grpo.beta to 0")
+        for name in ("rollout.shuffled_group", "data.workers"):
+            if (value := _get(self, name)) < 0:
+                raise ConfigError(f"{name} is {value}; it must not be negative")
+        if self.data.image_share is not None and not 0 <= self.data.image_share <= 1:
+            raise ConfigError(f"data.image_share is {self.data.image_share}; it must lie in 0..1")
         if not self.data.records:
             raise ConfigError("data.records names no file")
         if self.stage == "rl" and self.rollout.group < 2:
@@ -123,6 +147,23 @@ class TrainConfig:
     @property
     def updates_per_step(self) -> int:
         return self.updates_per_batch * self.epochs_per_batch
+
+
+def _get(config: Any, name: str) -> Any:
+    return functools.reduce(getattr, name.split("."), config)
+
+
+def _check_choices(config: Any, prefix: str = "") -> None:
+    """A config file may hold any text where one of a few is meant; the command line is checked by tyro."""
+    hints = get_type_hints(type(config))
+    for item in dataclasses.fields(config):
+        value, name = getattr(config, item.name), f"{prefix}{item.name}"
+        if dataclasses.is_dataclass(value):
+            _check_choices(value, f"{name}.")
+        elif get_origin(hints[item.name]) is Literal and value not in get_args(hints[item.name]):
+            raise ConfigError(
+                f"{name} is {value!r}; use one of: {', '.join(map(str, get_args(hints[item.name])))}"
+            )
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:

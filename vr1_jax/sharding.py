@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 from flax import nnx
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 Rules = Mapping[str, str | None]
 
@@ -77,7 +77,7 @@ def shard(x: jax.Array, *axes: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
 
 
-def shardings(tree: Any, rules: Rules, mesh: Mesh) -> Any:
+def shardings(tree: Any, rules: Rules, mesh: Mesh | AbstractMesh) -> Any:
     """A tree of the same structure with a NamedSharding for each array.
 
     Works for a model, for its gradients and for optimizer state alike: Adam moments are modules too and keep
@@ -99,6 +99,16 @@ def abstract(tree: Any, rules: Rules, mesh: Mesh) -> Any:
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, where)
 
 
+def constrain(tree: Any, rules: Rules) -> Any:
+    """Keep a traced tree laid out by the rules, so that what a step returns fits its next call."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return tree
+    return jax.tree.map(
+        lambda x, where: jax.lax.with_sharding_constraint(x, where.spec), tree, shardings(tree, rules, mesh)
+    )
+
+
 def reshard(tree: Any, rules: Rules, mesh: Mesh) -> Any:
     return jax.device_put(tree, shardings(tree, rules, mesh))
 
@@ -107,7 +117,7 @@ def _is_param(node: Any) -> bool:
     return isinstance(node, nnx.Variable)
 
 
-def _spec(name: str, param: nnx.Variable, rules: Rules, mesh: Mesh) -> PartitionSpec:
+def _spec(name: str, param: nnx.Variable, rules: Rules, mesh: Mesh | AbstractMesh) -> PartitionSpec:
     shape, axes = param.get_value().shape, param.get_metadata("axes")
     spec = []
     for dim, axis in zip(shape, axes, strict=True):

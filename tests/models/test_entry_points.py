@@ -10,7 +10,7 @@ import pytest
 from reference_model import Case, batch, mixed_cases
 
 from vr1_jax.data.collate import Bucket
-from vr1_jax.models import attention, qwen25vl
+from vr1_jax.models import attention, qwen25vl, text
 
 G, C = 3, 5
 TOLERANCE = 1e-4
@@ -125,3 +125,25 @@ def test_long_sequences_attend_in_blocks(monkeypatch):
     monkeypatch.setattr(attention, "_QUERY_BLOCK", 16)
     np.testing.assert_allclose(run(q), whole, atol=1e-6)
     np.testing.assert_allclose(jax.grad(lambda q: jnp.square(run(q)).sum())(q), whole_grad, atol=1e-6)
+
+
+def test_a_bucket_of_texts_has_no_vision(untied):
+    _, model = untied
+    words = mixed_cases()[4]
+    with_vision = full_logits(model, batch([words]))[0, -len(words.tokens) :]
+    without = full_logits(model, batch([words], bucket=Bucket(0, 0, 16)))[0, -len(words.tokens) :]
+    np.testing.assert_allclose(without, with_vision, atol=TOLERANCE, rtol=0)
+
+
+def test_gradients_of_repeated_tokens_add_up_in_fp32(untied):
+    """A thousand times 1/256 is lost to a bf16 sum, which stands still at 1."""
+    _, model = untied
+    low = jax.tree.map(lambda x: x.astype(jnp.bfloat16), model.text)
+
+    def total(text_model):
+        return (text.embed_tokens(text_model, jnp.zeros((1, 1000), jnp.int32)) / 256).sum(dtype=jnp.float32)
+
+    gradient = jax.grad(total)(low).embed[...]
+    np.testing.assert_allclose(gradient[0].astype(jnp.float32), 1000 / 256, rtol=2**-8)
+    summed_low = jnp.zeros(4, jnp.bfloat16).at[jnp.zeros(1000, int)].add(jnp.bfloat16(1 / 256))
+    assert summed_low[0] < 0.9 * 1000 / 256

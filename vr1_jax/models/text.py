@@ -5,9 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from vr1_jax.models import layers, rope
 from vr1_jax.models.config import TextConfig
@@ -66,7 +67,26 @@ def block(
 
 def embed_tokens(text: Text, tokens: jax.Array) -> Float[Array, "B S D"]:
     table = shard(text.embed[...], "vocab", None)  # gathered like any weight, before rows are picked from it
-    return shard(table[tokens], "batch", None, None)
+    return shard(_look_up(table, tokens), "batch", None, None)
+
+
+@jax.custom_vjp
+def _look_up(table: Float[Array, "V D"], tokens: Int[Array, "*rows"]) -> Float[Array, "*rows D"]:
+    """Rows of the table. Its gradient adds up what repeated tokens get, and does so in fp32."""
+    return table[tokens]
+
+
+def _look_up_forward(table, tokens):
+    return table[tokens], (tokens, jnp.zeros((0, *table.shape), table.dtype))
+
+
+def _look_up_backward(saved, gradient):
+    tokens, like = saved
+    total = jnp.zeros(like.shape[1:], jnp.float32).at[tokens].add(gradient.astype(jnp.float32))
+    return total.astype(like.dtype), np.zeros(tokens.shape, jax.dtypes.float0)
+
+
+_look_up.defvjp(_look_up_forward, _look_up_backward)
 
 
 def head_weights(text: Text) -> Float[Array, "V D"]:

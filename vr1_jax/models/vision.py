@@ -61,6 +61,8 @@ class Vision(nnx.Module):
 
 def visual_units(vision: Vision, prompt: Prompt, config: VisionConfig) -> Float[Array, "B U D"]:
     """All units of a prompt, row-major over (slice, unit); units of padding patches hold noise."""
+    if not prompt.patches.size:  # a bucket of texts: one unit of zeros, which no slot asks for
+        return jnp.zeros((prompt.patches.shape[0], 1, config.out_width), vision.merger_out[...].dtype)
     x = embed_patches(vision, prompt.patches, config)
     angles = rope.vision_angles(prompt.patch_coords, config)
     real = prompt.patch_windows >= 0
@@ -109,7 +111,7 @@ def block(layer: VisionLayers, x, angles, mask):
 
 def merge_patches(vision: Vision, x: Float[Array, "B M P W"], config: VisionConfig) -> Float[Array, "B M Unit D"]:
     x = layers.rms_norm(x, vision.merger_norm[...], _EPS)
-    x = x.reshape(*x.shape[:2], -1, config.merge**2 * config.width)
+    x = x.reshape(*x.shape[:2], x.shape[2] // config.merge**2, config.merge**2 * config.width)
     x = jax.nn.gelu(x @ vision.merger_in[...] + vision.merger_in_bias[...], approximate=False)
     x = shard(x, "batch", None, None, "mlp")
     return shard(x @ vision.merger_out[...] + vision.merger_out_bias[...], "batch", None, None, None)

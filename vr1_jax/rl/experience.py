@@ -128,6 +128,7 @@ def judge(
         is_video=is_video,
     )
     metrics = {**signal.metrics, "format": float(scores.format.mean()), "length": float(lengths.mean())}
+    metrics |= {name: float(table.mean()) for name, table in scores.extra.items()}
     if against is not None and is_video.any():
         metrics["accuracy_video"] = float(scores.accuracy[is_video].mean())
         metrics["accuracy_shuffled"] = float(against.accuracy[is_video].mean())

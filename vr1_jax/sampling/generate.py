@@ -209,7 +209,8 @@ def _cache_sizes(capacity: int) -> list[int]:
 def finish(state: SamplingState) -> Completion:
     mask = jnp.arange(state.tokens.shape[2]) < state.lengths[..., None]
     stopped = state.done & (state.lengths > 0)
-    return Completion(state.tokens, mask, state.logps, stopped, state.truncated_logps)
+    completion = Completion(state.tokens, mask, state.logps, stopped, state.truncated_logps)
+    return jax.tree.map(lambda x: shard(x, "batch"), completion)
 
 
 def split_groups(completion: Completion, groups: tuple[int, ...]) -> list[Completion]:

@@ -24,4 +24,5 @@ ANTICIPATED = (
     RewardError,
     TokenizerError,
     TrainingError,
+    OSError,
 )

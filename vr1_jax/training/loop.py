@@ -40,7 +40,7 @@ def train(config: TrainConfig) -> TrainState:
     """Run, or go on with, the run in `config.run`."""
     run = Path(config.run)
     if config.stage == "rl":
-        for preset in (GRPOConfig.paper, GRPOConfig.upstream):
+        for preset in (GRPOConfig.paper, GRPOConfig.upstream, GRPOConfig.fixed):
             differing = list_differences(preset(), config.grpo)
             log.info("algorithm against preset %s: %s", preset.__name__, "; ".join(differing) or "the same")
     meshes = setup.make_meshes(config)
@@ -96,6 +96,7 @@ def rl_step(
     experience, judged = ask(config, program, state.model, policy, batches, step, phases)
     del policy  # its memory is the update's
     with jax.set_mesh(mesh), phases("update"):
+        updates = []
         for part in _minibatches(experience, config):
             state, metrics = grpo_step(
                 state,
@@ -105,8 +106,9 @@ def rl_step(
                 microbatches=config.microbatches,
                 compute_dtype=config.compute_dtype,
             )
-        metrics = jax.device_get(metrics)
-    return state, {**processes.mean(judged.metrics), **_floats(metrics)}
+            updates.append(metrics)
+        metrics = _over_updates(jax.device_get(updates))
+    return state, {**processes.mean(judged.metrics), **metrics}
 
 
 def ask(
@@ -125,8 +127,7 @@ def ask(
     pool = Pool(config.prompts_per_step // jax.process_count())
     for attempt in range(1 + config.refill_rounds):
         with phases("data"):
-            batch = next(batches)
-            program.quarantine.add(batch.refusals, served=(batch.step + 1) * config.prompts_per_step)
+            batch = _draw(config, program, batches)
         with phases("rollout"):
             arrays = [part for part in (batch.ordered, batch.shuffled) if part is not None]
             groups = (config.rollout.group, config.rollout.shuffled_group)[: len(arrays)]
@@ -135,15 +136,15 @@ def ask(
         prompt = place(batch.ordered, program.meshes.train)
         completion = jax.device_put(answers[0], batch_sharding(program.meshes.train))
         if not config.refill_rounds:
-            completion = trim(completion, config.rollout.sampling.capacity)
+            completion = _trimmed(completion, config)
             logps = _score(config, program, model, prompt, completion)
         with phases("reward"):
             samples = [SimpleNamespace(**row) for row in batch.rows]
             read = [texts(group, program.tokenizer.decode) for group in answers]
             judged = judge(config.grpo, samples, read[0], read[1] if len(read) > 1 else None, config.rewards)
             if config.watch.rollouts:
-                number = step * (1 + config.refill_rounds) + attempt
-                write_rollouts(Path(config.run), number, jax.process_index(), samples, judged, answers)
+                place_on_disk = (step, attempt, jax.process_index())
+                write_rollouts(Path(config.run), place_on_disk, samples, judged, answers)
         signal = judged.signal
         if config.refill_rounds:
             advantages = place_rows(signal.advantages.astype(np.float32), program.meshes.train)
@@ -153,7 +154,7 @@ def ask(
     if config.refill_rounds:
         (prompt, completion, advantages), has_signal = pool.take()
         prompt, completion, advantages = place_rows((prompt, completion, advantages), program.meshes.train)
-        completion = trim(completion, config.rollout.sampling.capacity)
+        completion = _trimmed(completion, config)
         logps = _score(config, program, model, prompt, completion)
         judged.metrics["refilled"] = attempt
     else:
@@ -183,8 +184,7 @@ def supervised_step(
     config: TrainConfig, program: setup.Program, state: TrainState, batches: Iterator[Batch], phases: Phases
 ) -> tuple[TrainState, dict[str, float]]:
     with phases("data"):
-        batch = next(batches)
-        program.quarantine.add(batch.refusals, served=(batch.step + 1) * config.prompts_per_step)
+        batch = _draw(config, program, batches)
     mesh = program.meshes.train
     with jax.set_mesh(mesh), phases("update"):
         state, metrics = sft_step(
@@ -198,12 +198,26 @@ def supervised_step(
     return state, _floats(metrics)
 
 
+def _draw(config: TrainConfig, program: setup.Program, batches: Iterator[Batch]) -> Batch:
+    batch = next(batches)
+    served = (batch.step + 1) * config.prompts_per_step // jax.process_count()  # by this process
+    program.quarantine.add(batch.refusals, served=served)
+    return batch
+
+
 def supervised(batch: Batch, config: TrainConfig, mesh: Mesh) -> Supervised:
     """The batch with its answers, on the devices."""
     answers = place_rows(batch.answers, mesh)
     prompt_mask = answers["prompt_loss"] if config.data.loss_on == "upstream" else None
     tokens, counted = answers["tokens"][:, None], answers["loss"][:, None]
     return Supervised(place(batch.ordered, mesh), tokens, counted, prompt_mask)
+
+
+def _trimmed(completion: Completion, config: TrainConfig) -> Completion:
+    """Without the slots that no answer reached, unless the loss divides by all slots."""
+    if config.grpo.aggregation == "constant":
+        return completion
+    return trim(completion, config.rollout.sampling.capacity)
 
 
 def _silence(completion: Completion, has_signal: jax.Array) -> Completion:
@@ -216,6 +230,14 @@ def _minibatches(experience: Experience, config: TrainConfig) -> list[Experience
     n = config.updates_per_batch
     parts = [jax.tree.map(lambda x, i=i: x[i::n], experience) for i in range(n)] if n > 1 else [experience]
     return parts * config.epochs_per_batch
+
+
+def _over_updates(updates: list[dict[str, Any]]) -> dict[str, float]:
+    """Means over the updates of a step. After the first, the policy is no longer the one that sampled."""
+    means = {name: float(np.mean([metrics[name] for metrics in updates])) for name in updates[0]}
+    of_first = {name: float(x) for name, x in updates[0].items() if name.startswith("sampler_gap")}
+    of_last = {name: float(x) for name, x in updates[-1].items() if name.startswith("skipped")}
+    return means | of_first | of_last
 
 
 def _position(batches: Any, program: setup.Program) -> dict[str, Any]:

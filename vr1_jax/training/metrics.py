@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-import os
+import resource
 import sys
 import time
 from collections.abc import Iterator
@@ -81,9 +81,9 @@ def progress_line(step: int, steps: int, metrics: dict[str, float], shown: tuple
 
 
 def host_memory_gb() -> float:
-    """Resident memory of this process."""
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e9
+    """Largest resident memory of this process so far."""
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return largest / (1e9 if sys.platform == "darwin" else 1e6)  # macOS counts bytes, Linux kilobytes
 
 
 def _number(value: Any) -> float | None:

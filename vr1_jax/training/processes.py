@@ -1,5 +1,6 @@
 """Runs of several processes: joining them, and the few numbers they exchange on the host."""
 
+import importlib.util
 import os
 
 import jax
@@ -27,7 +28,14 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
 
 def _scheduled() -> bool:
     several = (os.environ.get("SLURM_NTASKS", "1"), os.environ.get("OMPI_COMM_WORLD_SIZE", "1"))
-    return any(count not in ("", "1") for count in several) or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+    on_tpu = importlib.util.find_spec("libtpu") is not None and os.environ.get("JAX_PLATFORMS", "tpu") != "cpu"
+    return any(count not in ("", "1") for count in several) or on_tpu
+
+
+def wait(name: str) -> None:
+    """For all processes to come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
 
 
 def mean(metrics: dict[str, float]) -> dict[str, float]:

@@ -16,13 +16,12 @@ ROLLOUTS = "rollouts"
 
 def write_rollouts(
     run: Path,
-    step: int,
-    process: int,
+    place: tuple[int, int, int],
     samples: list[Any],
     judged: Judged,
     groups: list[Completion],
 ) -> None:
-    """One file for each step and process; written again, the same, when a resumed run repeats the step."""
+    """One file for each `place`: step, attempt (of refilling) and process. A repeated step writes the same."""
     logps = [local_rows(group.logps) for group in groups]
     lengths = [local_rows(group.mask).sum(-1) for group in groups]
     answers = [judged.ordered, judged.shuffled]
@@ -55,11 +54,12 @@ def write_rollouts(
                 ],
             }
         )
-    path = run / ROLLOUTS / f"{step:06d}.{process}.json.gz"
+    step, attempt, process = place
+    path = run / ROLLOUTS / f"{step:06d}.{attempt}.{process}.json.gz"
     path.parent.mkdir(exist_ok=True)
     aside = path.with_suffix(".partial")
     with gzip.open(aside, "wt", encoding="utf-8", compresslevel=5) as file:
-        json.dump({"step": step, "prompts": prompts}, file, ensure_ascii=False)
+        json.dump({"step": step, "attempt": attempt, "prompts": prompts}, file, ensure_ascii=False)
     os.replace(aside, path)
 
 

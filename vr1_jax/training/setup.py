@@ -5,7 +5,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import AxisType, Mesh
 
 from vr1_jax.config import ConfigError, DataConfig, TrainConfig, to_json
 from vr1_jax.data.cache import CachedMedia
+from vr1_jax.data.collate import Bucket
 from vr1_jax.data.encode import Encoder
 from vr1_jax.data.frames import VisualGeometry
 from vr1_jax.data.layout import PromptLayout
@@ -31,14 +32,26 @@ from vr1_jax.models.config import ModelConfig, parse_hf_config
 from vr1_jax.models.qwen25vl import Qwen25VL, abstract_model
 from vr1_jax.rl.experience import Sampler
 from vr1_jax.sharding import TRAIN_RULES, abstract, make_mesh, shardings
+from vr1_jax.training import processes
 from vr1_jax.training.checkpoint import Checkpoints
 from vr1_jax.training.steps import init_state
 from vr1_jax.types import TrainState
 from vr1_jax.weights.checkpoint_dir import HF, assets_directory, copy_assets, write_meta
+from vr1_jax.weights.json_files import read_json
 from vr1_jax.weights.loading import load_model
 
 # Fields of the config that a resumed run may change: they do not change what is learned.
-HARMLESS = ("run", "steps", "mesh", "checkpoint", "watch", "data.workers", "data.cache", "stop_after_skips")
+HARMLESS = (
+    "run",
+    "steps",
+    "mesh",
+    "checkpoint",
+    "watch",
+    "data.workers",
+    "data.cache",
+    "data.max_bad_share",
+    "stop_after_skips",
+)
 
 
 class TrainingError(RuntimeError):
@@ -72,7 +85,10 @@ def make_meshes(config: TrainConfig) -> Meshes:
     train = make_mesh(mesh.data, mesh.fsdp, mesh.tensor)
     if mesh.rollout_tensor == mesh.tensor:
         return Meshes(train, train)
-    return Meshes(train, make_mesh(1, -1, mesh.rollout_tensor))
+    make_mesh(1, -1, mesh.rollout_tensor)  # refuses what does not fit, by name
+    # The same order of devices as in training: a process's rows are then the same rows in both.
+    devices = train.devices.reshape(1, -1, mesh.rollout_tensor)
+    return Meshes(train, Mesh(devices, train.axis_names, axis_types=(AxisType.Auto,) * 3))
 
 
 def check(config: TrainConfig, meshes: Meshes) -> None:
@@ -86,6 +102,11 @@ def check(config: TrainConfig, meshes: Meshes) -> None:
             raise ConfigError(
                 f"prompts_per_step {config.prompts_per_step}: {name} splits the {prompts} prompts computed at "
                 f"once over {shards} groups of devices, which does not divide"
+            )
+        if shards % jax.process_count():
+            raise ConfigError(
+                f"{name} splits the batch over {shards} groups of devices, which {jax.process_count()} processes "
+                "cannot share: a group of tensor-parallel devices must lie within one process"
             )
         shardings(abstract_model(model), TRAIN_RULES, mesh)  # refuses heads that do not divide
     data = config.data
@@ -108,18 +129,18 @@ def read_model_config(config: TrainConfig) -> ModelConfig:
     path = assets_directory(Path(config.model)) / "config.json"
     if not path.is_file():
         raise ConfigError(f"model: {config.model}: no config.json there")
-    return parse_hf_config(json.loads(path.read_text("utf-8")))
+    return parse_hf_config(read_json(path))
 
 
 def open_run(run: Path, config: TrainConfig) -> Checkpoints:
     """Create the run directory, or recognise its own run in it."""
     run.mkdir(parents=True, exist_ok=True)
-    if jax.process_index() == 0:
-        if not (run / HF).is_dir():
-            copy_assets(assets_directory(Path(config.model)), run / HF)
-            write_meta(run, source=config.model, dtype="float32")
-        _write_json(run / "environment.json", describe(config))
-    return Checkpoints(run, config.checkpoint, to_json(config), harmless=HARMLESS)
+    if jax.process_index() == 0 and not (run / HF).is_dir():
+        copy_assets(assets_directory(Path(config.model)), run / HF)
+        write_meta(run, source=config.model, dtype="float32")
+    checkpoints = Checkpoints(run, config.checkpoint, to_json(config), harmless=HARMLESS)
+    processes.wait("run directory")  # made by the first process, read by all
+    return checkpoints
 
 
 def load(config: TrainConfig, meshes: Meshes, checkpoints: Checkpoints) -> Program:
@@ -138,6 +159,8 @@ def load(config: TrainConfig, meshes: Meshes, checkpoints: Checkpoints) -> Progr
         reference = None
         if config.stage == "rl" and config.grpo.beta > 0:
             reference, _ = load_model(config.model, dtype=jnp.dtype(config.compute_dtype), mesh=mesh)
+    if jax.process_index() == 0:  # only now: a run that is refused keeps its record
+        _write_json(Path(config.run) / "environment.json", describe(config))
     layout = PromptLayout.of(model_config, config.data.positions, config.data.spacing)
     process = f".{jax.process_index()}" if jax.process_count() > 1 else ""  # each decodes its own rows
     quarantine = Quarantine(Path(config.run) / f"quarantine{process}.jsonl", config.data.max_bad_share)
@@ -175,6 +198,9 @@ def make_pipeline(
     reader = MediaReader(unit=geometry.unit)
     training = quarantine is not None
     buckets = {"video": data.video_buckets, "image": data.image_buckets, "text": data.text_buckets}
+    if not training:  # sizes are known of the training records only: one bucket for all
+        buckets = {kind: (_union(choice),) if choice else () for kind, choice in buckets.items()}
+    supervised = training and not rl  # held-out questions are only asked
     return Pipeline(
         [Source(RecordFile(path), Path(data.media_root)) for path in records],
         Encoder(
@@ -183,7 +209,7 @@ def make_pipeline(
             data.images,
             geometry,
             prompt_style(data.prompt, "rl" if rl else "sft"),
-            None if rl else data.loss_on,
+            data.loss_on if supervised else None,
         ),
         layout,
         CachedMedia(data.cache, reader) if data.cache else reader,
@@ -193,13 +219,17 @@ def make_pipeline(
             seed=config.seed,
             weights=_weights(data) if training else None,
             shuffle=data.shuffle if (rl or not training) and config.rollout.shuffled_group else None,
-            answer_tokens=None if rl else data.answer_tokens,
+            answer_tokens=data.answer_tokens if supervised else None,
         ),
         sizes=np.load(data.sizes) if data.sizes and training else None,
         known=quarantine.known if training else frozenset(),
         shard_index=jax.process_index(),
         shard_count=jax.process_count(),
     )
+
+
+def _union(buckets: Sequence[Bucket]) -> Bucket:
+    return Bucket(*(max(getattr(b, name) for b in buckets) for name in ("slices", "patches", "tokens")))
 
 
 def _weights(data: DataConfig) -> dict[str, float] | None:

@@ -18,6 +18,7 @@ from vr1_jax.models.qwen25vl import Qwen25VL
 from vr1_jax.rl.advantages import GRPOConfig
 from vr1_jax.rl.logprobs import TokenScores, score_completions, score_tokens
 from vr1_jax.rl.loss import loss_denominator, policy_loss
+from vr1_jax.sharding import TRAIN_RULES, constrain
 from vr1_jax.training.optimizer import OptimizerConfig, make_optimizer
 from vr1_jax.types import Experience, Prompt, Supervised, TrainState
 
@@ -149,6 +150,7 @@ def apply_gradients(
         lambda new, old: jnp.where(finite, new, old), (model, opt_state), (state.model, state.opt_state)
     )
     in_a_row = jnp.where(finite, 0, state.skipped_in_a_row + 1)
+    model, opt_state = constrain((model, opt_state), TRAIN_RULES)
     state = TrainState(model, opt_state, state.step + 1, state.skipped + ~finite, in_a_row)
     return state, {"grad_norm": norm, "skipped": state.skipped, "skipped_in_a_row": in_a_row}
 
