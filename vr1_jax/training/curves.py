@@ -91,4 +91,11 @@ def _summary(sft_lines: list[dict], rl_lines: list[dict]) -> str:
     rows.append(
         ("standard error", f"{before['heldout_accuracy_error']:.3f}", f"{after['heldout_accuracy_error']:.3f}")
     )
-    return "\n".join(f"{label:28s}{first:>12s}{second:>14s}" for label, first, second in rows)
+    rows.append(("", "", ""))
+    rows.append(("sampled while training", "first steps", "last steps"))
+    for name, label in (("accuracy_video", "  videos"), ("accuracy_shuffled", "  videos, frames shuffled")):
+        values = [line[name] for line in rl_lines if name in line]
+        if values:
+            part = max(1, min(20, len(values) // 4))
+            rows.append((label, f"{np.mean(values[:part]):.3f}", f"{np.mean(values[-part:]):.3f}"))
+    return "\n".join(f"{label:28s}{first:>12s}{second:>14s}".rstrip() for label, first, second in rows)
