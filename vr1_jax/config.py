@@ -88,6 +88,9 @@ class TrainConfig:
     microbatches: int = 1  # parts of a step's prompts whose gradients are added up
     updates_per_batch: int = 1  # minibatches of one batch of answers; above 1 the clip matters
     epochs_per_batch: int = 1  # passes over one batch of answers
+    # What ratios are taken against: the policy before its first update, computed again by the trainer where it
+    # moves before the last, or the sampler's own log-probs (then bf16 and layout differences count as movement).
+    old_logps: Literal["trainer", "sampler"] = "trainer"
     stop_after_skips: int = 20  # in a row, of steps whose loss or gradient is not finite
     from_scratch: bool = False  # random weights; `model` gives config and tokenizer only
     drop_silent_groups: bool = False  # leave groups without advantage out of the loss, KL penalty included

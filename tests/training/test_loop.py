@@ -104,6 +104,15 @@ def test_inner_epochs_and_refilled_groups(world, sft, tmp_path):
     assert np.isfinite(line["loss"])
 
 
+def test_ratios_against_the_samplers_log_probs(world, sft, plain_rl, tmp_path):
+    """On policy in fp32 both choices say the same: every ratio is 1."""
+    train(rl_config(world, sft, tmp_path / "run", steps=1, old_logps="sampler"))
+    (line,), first = read_metrics(tmp_path / "run"), read_metrics(plain_rl)[0]
+    assert line["ratio_max"] == pytest.approx(1, abs=1e-4)
+    assert line["logp_gap_max"] == pytest.approx(line["sampler_gap_max"])
+    assert line["loss"] == pytest.approx(first["loss"], abs=1e-4)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

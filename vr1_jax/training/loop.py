@@ -176,7 +176,12 @@ def _score(
             score_batch, prompt=prompt, tokens=completion.tokens, microbatches=config.microbatches
         )
         reference = None if program.reference is None else score(program.reference).logps
-        old = score(cast(model, config.compute_dtype)).logps if config.updates_per_step > 1 else None
+        if config.old_logps == "sampler":
+            old = completion.logps
+        elif config.updates_per_step > 1:
+            old = score(cast(model, config.compute_dtype)).logps
+        else:
+            old = None  # the policy is still the one that sampled: ratios are 1
     return reference, old
 
 
