@@ -23,7 +23,7 @@ WORLD = World(
     seed=0, videos=1600, images=400, heldout=150, tasks=("blinks", "spelled_word", "shape", "written_word")
 )
 PIXELS = WORLD.size**2  # frames stay as they are: 4 visual tokens each
-SFT_STEPS, RL_STEPS = 200, 150
+SFT_STEPS, RL_STEPS = 150, 200
 
 DATA = DataConfig(
     records=(f"{RUNS}/world/train.json",),
@@ -68,7 +68,7 @@ def get_config() -> TrainConfig:
         rollout=RolloutConfig(group=8, shuffled_group=4, sampling=SamplingConfig(max_new_tokens=48)),
         # Answers here have some 30 tokens: the paper's length bonus, for 320 to 512, would never be paid.
         grpo=dataclasses.replace(GRPOConfig.paper(), length_bonus=0.0),
-        optimizer=OptimizerConfig(learning_rate=2e-4, total_steps=RL_STEPS, warmup_steps=5, clip_norm=1.0),
+        optimizer=OptimizerConfig(learning_rate=5e-4, total_steps=RL_STEPS, warmup_steps=5, clip_norm=1.0),
         checkpoint=CheckpointConfig(every=50),
         watch=WatchConfig(evaluate_every=50),
     )
