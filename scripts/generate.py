@@ -61,7 +61,7 @@ def ask(chosen: argparse.Namespace, budget: "FrameBudget", config: "SamplingConf
     from vr1_jax.evaluation.prompting import encode_messages
 
     kind = kind_of(chosen)
-    chat = load_chat_model(chosen.model)
+    chat = load_chat_model(chosen.model, rule=chosen.positions)
     view = look(chosen, kind, budget, chat)
     prompt = encode_messages(messages(chosen, kind), chat.tokenizer, view, chat.geometry.merge)
     streams = sys.stdout.isatty() and not chosen.json and chosen.n == 1
@@ -168,6 +168,12 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--top-p", type=finite, metavar="X", help="default 0.95")
     parser.add_argument("--greedy", action="store_true", help="always the most likely token")
     parser.add_argument("--n", type=int, default=1, metavar="N", help="answers to draw, default 1")
+    parser.add_argument(
+        "--positions",
+        choices=("published", "transformers5"),
+        default="published",
+        help="how positions go on after a video: as the model was trained (default), or as transformers 5 has it",
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same answers; default 0")
     parser.add_argument("--json", action="store_true", help="one JSON object: text, tokens, log-probs, frames")
     chosen = parser.parse_args(arguments)
