@@ -1,0 +1,123 @@
+"""The formulas against parameters that exist and against the compiler's own count."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from vr1_jax.models import flops, qwen25vl
+from vr1_jax.models.config import ModelConfig, TextConfig, VisionConfig
+from vr1_jax.models.flops import Workload
+from vr1_jax.rl.logprobs import score_completions
+from vr1_jax.types import PromptCache, blank_prompt
+
+# Of the compiler's count, which also has norms, softmax, rotations and losses.
+TOLERANCE = 0.05
+
+# One layer each: the compiler counts the body of a loop once. Wide, so that matrix products are nearly all.
+ONE_LAYER = ModelConfig(
+    text=TextConfig(1, 512, 8, 2, 1024, 2048, (8, 12, 12), 1e6, 1e-6, tied=False),
+    vision=VisionConfig(1, 320, 5, 640, 512, ()),
+    image_token=0,
+    video_token=1,
+    vision_start_token=2,
+    vision_end_token=3,
+)
+WORK = Workload(prompts=2, slices=2, patches=64, tokens=96, group=3, answer=40, shuffled_group=1)
+
+
+def counted_by_xla(f, *arguments) -> float:
+    return jax.jit(f).lower(*arguments).cost_analysis()["flops"]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return qwen25vl.abstract_model(ONE_LAYER)
+
+
+@pytest.fixture(scope="module")
+def prompt():
+    return jax.eval_shape(
+        lambda: blank_prompt(WORK.prompts, slices=WORK.slices, patches=WORK.patches, tokens=WORK.tokens)
+    )
+
+
+@pytest.fixture(scope="module")
+def tokens():
+    return jax.ShapeDtypeStruct((WORK.prompts, WORK.group, WORK.answer), jnp.int32)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_parameters_are_those_of_the_model(tied):
+    text = TextConfig(3, 96, 6, 2, 160, 500, (2, 3, 3), 1e6, 1e-6, tied=tied)
+    config = dataclasses.replace(ONE_LAYER, text=text, vision=VisionConfig(4, 64, 4, 80, 96, (1,)))
+    counts = flops.count_parameters(config)
+    model = qwen25vl.abstract_model(config)
+
+    def size(tree):
+        return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+    assert counts.vision == size(model.vision)
+    assert counts.text == size((model.text.layers, model.text.norm))
+    assert counts.embedding == size(model.text.embed)
+    assert counts.head == size(model.text.head)
+    assert counts.total == size(model)
+
+
+def test_reading_a_prompt(model, prompt):
+    expected = flops.see(ONE_LAYER.vision, WORK) + flops.prefill(ONE_LAYER, WORK)
+    assert counted_by_xla(qwen25vl.prefill, model, prompt) == pytest.approx(expected, rel=TOLERANCE)
+
+
+def test_a_token_in_every_row(model):
+    slots = 64
+
+    def step(model):
+        config = model.config
+        shape = (1, WORK.prompts, WORK.tokens, config.text.kv_heads, config.text.head_dim)
+        keys, mask = jnp.zeros(shape), jnp.ones((WORK.prompts, WORK.tokens), bool)
+        caches = [PromptCache(keys, keys, mask, jnp.zeros(WORK.prompts, jnp.int32))] * 2
+        rows = WORK.group + WORK.shuffled_group
+        cache = qwen25vl.empty_cache(config, WORK.prompts, rows, slots, jnp.float32)
+        newest = jnp.zeros((WORK.prompts, rows), jnp.int32)
+        groups = (WORK.group, WORK.shuffled_group)
+        hidden, cache = qwen25vl.decode(model, caches, groups, cache, newest, jnp.int32(0))
+        return qwen25vl.logits(model, hidden), cache
+
+    assert counted_by_xla(step, model) == pytest.approx(flops.decode(ONE_LAYER, WORK, slots), rel=TOLERANCE)
+
+
+def test_scoring_answers(model, prompt, tokens):
+    counted = counted_by_xla(score_completions, model, prompt, tokens)
+    assert counted == pytest.approx(flops.reference(ONE_LAYER, WORK), rel=TOLERANCE)
+    separately = dataclasses.replace(WORK, prompts=WORK.prompts * WORK.group, group=1)
+    assert counted != pytest.approx(flops.reference(ONE_LAYER, separately), rel=0.2)
+
+
+def test_forward_and_backward(model, prompt, tokens):
+    def loss(model, prompt, tokens):
+        return score_completions(model, prompt, tokens).logps.sum()
+
+    counted = counted_by_xla(jax.grad(loss), model, prompt, tokens)
+    assert counted == pytest.approx(flops.update(ONE_LAYER, WORK, remat=True), rel=TOLERANCE)
+    assert counted != pytest.approx(flops.update(ONE_LAYER, WORK), rel=0.1)
+
+
+def test_a_rollout_is_its_parts():
+    short = dataclasses.replace(WORK, answer=1)
+    read = flops.rollout(ONE_LAYER, short)
+    assert flops.rollout(ONE_LAYER, dataclasses.replace(WORK, answer=2)) - read == flops.decode(ONE_LAYER, WORK, 1)
+    ordered_only = dataclasses.replace(short, shuffled_group=0)
+    assert read < 2 * flops.rollout(ONE_LAYER, ordered_only)
+
+
+def test_bytes_of_a_token():
+    text = ONE_LAYER.text
+    one = Workload(prompts=1, slices=0, patches=0, tokens=10, group=1, answer=2)
+    values = flops.count_parameters(ONE_LAYER)
+    weights = values.text + values.head + text.width  # one row of the embedding
+    cache = 2 * text.kv_heads * text.head_dim * (10 + 1)
+    assert flops.decode_bytes(ONE_LAYER, one, 1) == 2 * (weights + cache)
+    assert flops.rollout_bytes(ONE_LAYER, one, bytes_per_value=4) == 4 * (weights + cache)
