@@ -1,0 +1,64 @@
+"""Whatever a kill leaves of a journal, a restart finds all that was finished and nothing else."""
+
+import json
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vr1_jax.evaluation.journal import Journal, JournalError
+
+SETTINGS = {"model": "a", "n": 4, "sizes": (1, 2)}
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner, max_size=3), max_leaves=5
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(st.integers(0, 9), JSON), max_size=8), st.data())
+def test_any_cut_leaves_a_prefix(results, data):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "journal"
+        with Journal(path, SETTINGS) as journal:
+            ends = []
+            for result in results:
+                journal.add([result])
+                ends.append(path.stat().st_size)
+            assert {n: journal[n] for n in journal} == dict(results)
+        cut = data.draw(st.integers(0, path.stat().st_size))
+        path.write_bytes(path.read_bytes()[:cut])
+        whole = [result for result, end in zip(results, ends, strict=True) if end <= cut]
+        with Journal(path, SETTINGS) as journal:
+            assert {n: journal[n] for n in journal} == dict(whole)
+            journal.add([(100, "after")])
+        with Journal(path, SETTINGS) as journal:
+            assert {n: journal[n] for n in journal} == dict(whole) | {100: "after"}
+            assert (100 in journal, 101 in journal, len(journal)) == (True, False, len(dict(whole)) + 1)
+
+
+def test_other_settings_are_refused_by_name(tmp_path):
+    path = tmp_path / "journal"
+    Journal(path, SETTINGS).__exit__()
+    before = path.read_bytes()
+    with pytest.raises(JournalError, match="made with n 4, not 8"):
+        Journal(path, SETTINGS | {"n": 8})
+    with pytest.raises(JournalError, match="made with rule null, not 1"):
+        Journal(path, SETTINGS | {"rule": 1})
+    assert path.read_bytes() == before
+
+
+def test_one_process_at_a_time(tmp_path):
+    with Journal(tmp_path / "journal", {}), pytest.raises(JournalError, match="another process"):
+        Journal(tmp_path / "journal", {})
+
+
+@pytest.mark.parametrize("line", [b"[1, 2]\n", b"{\n", b'{"number": "x"}\n', b"\xff\n", b"kept"])
+def test_what_is_no_journal_is_left_alone(tmp_path, line):
+    path = tmp_path / "journal"
+    for content in (line, json.dumps({"settings": {}}).encode() + b"\n" + line + b"\n"):
+        path.write_bytes(content)
+        with pytest.raises(JournalError, match="is no result"):
+            Journal(path, {})
+        assert path.read_bytes() == content
