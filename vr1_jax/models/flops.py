@@ -68,10 +68,9 @@ def count_parameters(config: ModelConfig) -> Parameters:
 
 
 def see(config: VisionConfig, work: Workload) -> int:
-    """The vision tower over all slices, as computed: window attention under a mask costs what full attention does."""
-    return (
-        work.prompts * work.slices * (_embed(config, work) + _vision_layers(config, work) + _merge(config, work))
-    )
+    """The vision tower over all slices. Window attention is full attention under a mask, and costs as much."""
+    of_slice = _embed(config, work) + _vision_layers(config, work) + _merge(config, work)
+    return work.prompts * work.slices * of_slice
 
 
 def prefill(config: ModelConfig, work: Workload) -> int:
@@ -118,6 +117,11 @@ def update(config: ModelConfig, work: Workload, *, remat: bool = False) -> int:
 
 def sft(config: ModelConfig, work: Workload, *, remat: bool = False) -> int:
     return update(config, replace(work, group=1), remat=remat)
+
+
+def optimizer_bytes(config: ModelConfig) -> int:
+    """AdamW in fp32 reads weights, gradients and both moments, and writes all but the gradients."""
+    return 7 * 4 * count_parameters(config).total
 
 
 def decode_bytes(config: ModelConfig, work: Workload, slots: int, *, bytes_per_value: int = 2) -> int:
