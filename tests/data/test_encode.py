@@ -43,7 +43,7 @@ def test_shuffled_frames_are_the_same_frames_in_another_order(samples, tmp_path,
     encode = encoder_of(tiny_tokenizer)
     video = encode(samples[0], media, tmp_path)
     for seed in range(20):
-        patches = shuffled_patches(video, np.random.default_rng(seed), encode.geometry)
+        patches, order = shuffled_patches(video, np.random.default_rng(seed), encode.geometry)
         assert (patches != video.prompt.patches[0]).any()
         frames = [patchify(frame[None])[0].tobytes() for frame in video.frames]
         # Slices are (t, patch, (channel, frame, row, column)): take them apart into frames again.
@@ -54,6 +54,7 @@ def test_shuffled_frames_are_the_same_frames_in_another_order(samples, tmp_path,
             for f in range(2)
         ]
         assert sorted(found) == sorted(frames)
+        assert found == [frames[n] for n in order]
         assert found != frames
 
 
@@ -63,11 +64,11 @@ def test_shuffled_slices_only_move_the_slots(samples, tmp_path, tiny_tokenizer, 
     arrays = collate([video.prompt], Bucket(6, 24, 256), layout, pad_token=0, values=1176)
     slots = arrays["visual_slots"][0]
     for seed in range(20):
-        moved = shuffled_slots(video, slots, 6, np.random.default_rng(seed))
+        moved, order = shuffled_slots(video, slots, 6, np.random.default_rng(seed))
         assert moved.dtype == slots.dtype
         assert ((moved < 0) == (slots < 0)).all()
         before, after = slots[slots >= 0].reshape(4, 4), moved[slots >= 0].reshape(4, 4)
-        order = after[:, 0] // 6
+        assert (after[:, 0] // 6 == order).all()
         assert sorted(order) == [0, 1, 2, 3]
         assert order.tolist() != [0, 1, 2, 3]
         assert (after == before[order]).all()
@@ -77,9 +78,9 @@ def test_one_frame_cannot_be_shuffled(samples, tmp_path, tiny_tokenizer, media):
     encode = encoder_of(tiny_tokenizer)
     still = encode(samples[2], media, tmp_path)
     rng = np.random.default_rng(0)
-    assert shuffled_patches(still, rng, encode.geometry) is still.prompt.patches[0]
+    assert shuffled_patches(still, rng, encode.geometry)[0] is still.prompt.patches[0]
     slots = np.array([-1, 0, 1, 2, 3, -1], np.int32)
-    assert (shuffled_slots(still, slots, 4, rng) == slots).all()
+    assert (shuffled_slots(still, slots, 4, rng)[0] == slots).all()
 
 
 def test_a_bad_file_raises_its_own_error(samples, tmp_path, tiny_tokenizer, media):

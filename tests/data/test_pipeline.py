@@ -60,6 +60,7 @@ def test_batches_hold_one_kind_in_its_bucket(make, source):
             assert batch.shuffled is None
         else:
             assert (batch.shuffled["patches"] != batch.ordered["patches"]).any(axis=(1, 2, 3)).all()
+            assert all(sorted(row["order"]) == list(range(row["frames"])) for row in batch.rows)
             assert batch.shuffled["positions"] is batch.ordered["positions"]
 
 

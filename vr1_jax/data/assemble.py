@@ -61,7 +61,9 @@ class Assembler:
             "media": dict(self.media.take_counts()) if isinstance(self.media, CachedMedia) else {},
         }
         if self.shuffle and self.groups[number].kind == "video":
-            batch["shuffled"] = self._shuffled(int(step), chosen, ordered)
+            batch["shuffled"], orders = self._shuffled(int(step), chosen, ordered)
+            for row, order in zip(batch["rows"], orders, strict=True):
+                row["shuffled_by"], row["order"] = self.shuffle, order.tolist()
         if self.answer_tokens is not None:
             batch["answers"] = self._answers(encoded, bucket.tokens)
         return batch
@@ -100,19 +102,23 @@ class Assembler:
         source, index = self.records.locate(record)
         return Refusal.of(error, str(source.records.path), index, source.records[index])
 
-    def _shuffled(self, step: int, chosen: list[tuple[int, Encoded]], ordered: dict) -> dict:
-        """The arrays in which the shuffled prompts differ from the ordered ones."""
+    def _shuffled(
+        self, step: int, chosen: list[tuple[int, Encoded]], ordered: dict
+    ) -> tuple[dict, list[np.ndarray]]:
+        """The arrays in which the shuffled prompts differ from the ordered ones, and their orders."""
         chances = [np.random.default_rng([self.seed, step, record]) for record, _ in chosen]
         items = [item for _, item in chosen]
         if self.shuffle == "slices":
             units = ordered["patches"].shape[2] // self.layout.merge**2
-            slots = zip(items, ordered["visual_slots"], chances, strict=True)
-            return {"visual_slots": np.stack([shuffled_slots(item, row, units, rng) for item, row, rng in slots])}
-        patches = np.zeros_like(ordered["patches"])
+            rows = zip(items, ordered["visual_slots"], chances, strict=True)
+            slots, orders = zip(*(shuffled_slots(item, row, units, rng) for item, row, rng in rows), strict=True)
+            return {"visual_slots": np.stack(slots)}, list(orders)
+        patches, orders = np.zeros_like(ordered["patches"]), []
         for row, item, rng in zip(patches, items, chances, strict=True):
-            values = shuffled_patches(item, rng, self.encoder.geometry)
+            values, order = shuffled_patches(item, rng, self.encoder.geometry)
             row[: values.shape[0], : values.shape[1]] = values
-        return {"patches": patches}
+            orders.append(order)
+        return {"patches": patches}, orders
 
     def _answers(self, encoded: list[Encoded], prompt_tokens: int) -> dict:
         supervised = [item.supervised for item in encoded]

@@ -100,19 +100,19 @@ class Encoder:
 
 def shuffled_patches(
     encoded: Encoded, rng: np.random.Generator, geometry: VisualGeometry
-) -> UInt8[np.ndarray, "M P R"]:
-    """Patches of the video with its frames in another order; its own where all frames look alike."""
+) -> tuple[UInt8[np.ndarray, "M P R"], Int[np.ndarray, " F"]]:
+    """Patches of the video with its frames in another order, and that order; its own where all look alike."""
     order = shuffle_order(frame_digests(encoded.frames), rng)
     if (order == np.arange(len(order))).all():
-        return encoded.prompt.patches[0]
-    return patchify(encoded.frames[order], geometry)[0]
+        return encoded.prompt.patches[0], order
+    return patchify(encoded.frames[order], geometry)[0], order
 
 
 def shuffled_slots(
     encoded: Encoded, slots: Int[np.ndarray, " T"], units_per_slice: int, rng: np.random.Generator
-) -> Int[np.ndarray, " T"]:
-    """`visual_slots` of the video with its temporal slices in another order."""
+) -> tuple[Int[np.ndarray, " T"], Int[np.ndarray, " M"]]:
+    """`visual_slots` of the video with its temporal slices in another order, and that order."""
     (patches,) = encoded.prompt.patches
     order = shuffle_order([values.tobytes() for values in patches], rng)
     slices, units = np.divmod(slots, units_per_slice)
-    return np.where(slots < 0, slots, order[slices] * units_per_slice + units).astype(slots.dtype)
+    return np.where(slots < 0, slots, order[slices] * units_per_slice + units).astype(slots.dtype), order

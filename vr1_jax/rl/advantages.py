@@ -149,6 +149,7 @@ class GroupSignal:
     advantages: Float[np.ndarray, "B G"]
     has_signal: Bool[np.ndarray, " B"]  # groups of all-zero advantages teach nothing: drop or refill them
     metrics: dict[str, float]
+    bonuses: dict[str, Float[np.ndarray, "B G"]]  # "length" and "temporal", wherever they were added
 
 
 def combine(
@@ -170,9 +171,10 @@ def combine(
     shuffled = accuracy[:, :0] if shuffled is None else shuffled
     is_video = np.broadcast_to(np.asarray(is_video, dtype=bool), accuracy.shape[:1])
     base = accuracy + _table("other", other)
-    base = base + length_bonus(
+    for_length = length_bonus(
         correct, lengths, low=config.length_low, high=config.length_high, bonus=config.length_bonus
     )
+    base = base + for_length
     bonus = temporal_bonus(
         accuracy,
         shuffled,
@@ -200,7 +202,8 @@ def combine(
         "temporal_bonus": bonus[is_video].mean() if is_video.any() else 0.0,
         "temporal_signal": temporal_signal(advantages[is_video], plain[is_video]),
     }
-    return GroupSignal(rewards, advantages, has_signal, {name: float(value) for name, value in metrics.items()})
+    metrics = {name: float(value) for name, value in metrics.items()}
+    return GroupSignal(rewards, advantages, has_signal, metrics, {"length": for_length, "temporal": bonus})
 
 
 def temporal_signal(advantages: Values, plain: Values) -> float:
