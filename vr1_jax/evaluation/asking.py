@@ -1,15 +1,17 @@
-"""One prompt, several sampled answers, and their text as it appears."""
+"""Sampled answers: to a batch of prompts, or to one prompt with their text as it appears."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vr1_jax.data.collate import EncodedPrompt
 from vr1_jax.data.tokenizer import ChatTokenizer
-from vr1_jax.evaluation.batching import Size
+from vr1_jax.evaluation.batching import Shape, Size
 from vr1_jax.evaluation.chat_model import ChatModel
+from vr1_jax.rl.experience import place_rows
 from vr1_jax.sampling import generate as sampling
 from vr1_jax.sampling.generate import Limits, Plan, SamplingConfig
 
@@ -57,6 +59,39 @@ def answers(
             state = sampling.advance(chat.model, state, limits, plan, jnp.int32(written))
             done = written == config.max_new_tokens or bool(state.done.all())
             yield _snapshot(state)
+
+
+def batch_answers(
+    chat: ChatModel,
+    prompts: Sequence[EncodedPrompt],
+    numbers: Sequence[int],
+    shape: Shape,
+    config: SamplingConfig,
+    *,
+    seed: int,
+    n: int = 1,
+) -> list[list[Answer]]:
+    """`n` answers to each prompt, all prompts at once in a batch of this shape.
+
+    What is drawn depends on the seed and on the prompt's own number, not on the batch that it is in.
+    """
+    idle = shape.rows - len(prompts)
+    ids = np.array([*numbers] + [0] * idle, np.int32)[:, None] * np.int32(n) + np.arange(n, dtype=np.int32)
+    active = np.repeat(np.arange(shape.rows)[:, None] < len(prompts), n, axis=1)
+    plan = Plan.of(config, (n,), chat.tokenizer.stop_tokens, chat.tokenizer.pad_token)
+    with chat.computing():
+        if chat.mesh is not None:
+            ids, active = place_rows((ids, active), chat.mesh)
+        keys = sampling.row_keys(jax.random.key(seed), 0, jnp.asarray(ids))
+        batch = chat.batch([*prompts, *[prompts[-1]] * idle], shape.size.bucket)
+        found = sampling.generate(chat.model, (batch,), jnp.asarray(active), keys, Limits.of(config), plan)
+        tokens, mask, logps, stopped = jax.device_get((found.tokens, found.mask, found.logps, found.stopped))
+    rows = []
+    for row in range(len(prompts)):
+        lengths = mask[row].sum(-1)
+        cut = [[values[row, g, : lengths[g]].tolist() for g in range(n)] for values in (tokens, logps)]
+        rows.append(Answers(*cut, stopped[row].tolist()).finish(chat.tokenizer))
+    return rows
 
 
 def _snapshot(state: sampling.SamplingState) -> Answers:

@@ -4,7 +4,7 @@ A batch is padded to its largest member, rounded up. Prompts are sorted by size,
 little, and a shape that was used before is used again unless it is much too large.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from vr1_jax.data.collate import Bucket
@@ -68,15 +68,21 @@ class Shape:
 
 @dataclass
 class Batcher:
-    """Cuts lists of sizes into batches, and remembers the shapes it has asked for."""
+    """Cuts lists of sizes into batches, and remembers the shapes it has asked for.
 
+    `devices` share the rows of a batch: there are as many for each, and the limits hold for each.
+    `most_rows` of a size go to one device, a power of two.
+    """
+
+    devices: int = 1
+    most_rows: Callable[[Size], int] = lambda size: size.rows
     shapes: set[Shape] = field(default_factory=set)
 
     def batches(self, sizes: Sequence[Size]) -> Iterator[tuple[list[int], Shape]]:
         """Indices into `sizes`, each once, with the shape that their batch is padded to."""
         batch: list[int] = []
         for index in sorted(range(len(sizes)), key=sizes.__getitem__):
-            if batch and not _belongs([sizes[i] for i in batch], sizes[index]):
+            if batch and not self._belongs([sizes[i] for i in batch], sizes[index]):
                 yield batch, self._shape([sizes[i] for i in batch])
                 batch = []
             batch.append(index)
@@ -85,7 +91,8 @@ class Batcher:
 
     def _shape(self, members: list[Size]) -> Shape:
         size = _padded(members)
-        wanted = Shape(size, 1 << (len(members) - 1).bit_length())
+        rows_each = -(-len(members) // self.devices)
+        wanted = Shape(size, self.devices * (1 << (rows_each - 1).bit_length()))
         known = (
             shape
             for shape in self.shapes
@@ -95,19 +102,19 @@ class Batcher:
         self.shapes.add(shape)
         return shape
 
+    def _belongs(self, batch: list[Size], size: Size) -> bool:
+        members = [*batch, size]
+        padded = _padded(members)
+        own = sum(member.rounded().cost for member in members)
+        fits = len(members) <= self.devices * self.most_rows(padded)
+        return fits and len(members) * padded.cost <= BATCH_WASTE * own
+
 
 def round_up(count: int, smallest: int) -> int:
     """To a ladder that starts at `smallest` and has eight steps, or fewer, between powers of two."""
     count = max(count, smallest)
     step = max(-(-smallest // 4), 1 << max(0, (count - 1).bit_length() - 4))
     return -(-count // step) * step
-
-
-def _belongs(batch: list[Size], size: Size) -> bool:
-    members = [*batch, size]
-    padded = _padded(members)
-    own = sum(member.rounded().cost for member in members)
-    return len(members) <= padded.rows and len(members) * padded.cost <= BATCH_WASTE * own
 
 
 def _padded(members: list[Size]) -> Size:

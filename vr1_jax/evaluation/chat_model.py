@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from vr1_jax.data.collate import Bucket, EncodedPrompt, collate
 from vr1_jax.data.frames import VisualGeometry
@@ -16,6 +17,8 @@ from vr1_jax.data.layout import PositionRule, PromptLayout
 from vr1_jax.data.tokenizer import ChatTokenizer, load_tokenizer
 from vr1_jax.models.config import ModelConfig
 from vr1_jax.models.qwen25vl import Qwen25VL
+from vr1_jax.rl.experience import place
+from vr1_jax.sharding import ROLLOUT_RULES
 from vr1_jax.types import Prompt
 from vr1_jax.weights.checkpoint_dir import assets_directory
 from vr1_jax.weights.errors import CheckpointError
@@ -35,6 +38,12 @@ class ChatModel:
     tokenizer: ChatTokenizer
     layout: PromptLayout
     dtype: np.dtype
+    mesh: Mesh | None = None  # over which rows and weights are split; None for one device
+
+    @property
+    def devices(self) -> int:
+        """Among how many devices, or groups of devices that hold the weights together, rows are split."""
+        return 1 if self.mesh is None else self.mesh.shape["data"] * self.mesh.shape["fsdp"]
 
     @property
     def geometry(self) -> VisualGeometry:
@@ -45,6 +54,8 @@ class ChatModel:
         """The prompts on the device, padded to the bucket."""
         values = self.config.vision.patch_values
         arrays = collate(prompts, bucket, self.layout, pad_token=self.tokenizer.pad_token, values=values)
+        if self.mesh is not None:
+            return place(arrays, self.mesh)
         return Prompt(**{name: jnp.asarray(array) for name, array in arrays.items()})
 
     @contextlib.contextmanager
@@ -52,8 +63,9 @@ class ChatModel:
         """Around every use of the model: float32 that is float32, and a readable end of the device's memory."""
         # Accelerators round the factors of float32 products to 10 or 7 bits unless told not to.
         exact = jax.default_matmul_precision("highest") if self.dtype == np.float32 else contextlib.nullcontext()
+        mesh = contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)
         try:
-            with exact:
+            with exact, mesh:
                 yield
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
@@ -65,17 +77,24 @@ class ChatModel:
 
 
 def load_chat_model(
-    path: str | PathLike[str], *, dtype: str | None = None, rule: PositionRule = "published"
+    path: str | PathLike[str],
+    *,
+    dtype: str | None = None,
+    rule: PositionRule = "published",
+    mesh: Mesh | None = None,
 ) -> ChatModel:
-    """From a Hugging Face, converted or run directory. The default dtype is bfloat16, on a CPU float32."""
+    """From a Hugging Face, converted or run directory. The default dtype is bfloat16, on a CPU float32.
+
+    On a mesh each group of `tensor` devices holds the weights, as while sampling in training.
+    """
     if not Path(path).is_dir():
         raise CheckpointError(f"{path}: no such directory; --model takes a model directory")
     tokenizer = load_tokenizer(assets_directory(Path(path)))
     if dtype is None:
         dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    model, config = load_model(path, dtype=dtype)
+    model, config = load_model(path, dtype=dtype, mesh=mesh, rules=ROLLOUT_RULES)
     _check_match(path, tokenizer, config)
-    return ChatModel(model, config, tokenizer, PromptLayout.of(config, rule), np.dtype(jnp.dtype(dtype)))
+    return ChatModel(model, config, tokenizer, PromptLayout.of(config, rule), np.dtype(jnp.dtype(dtype)), mesh)
 
 
 def _check_match(path, tokenizer: ChatTokenizer, config: ModelConfig) -> None:
