@@ -93,7 +93,12 @@ def make_meshes(config: TrainConfig) -> Meshes:
 
 def check(config: TrainConfig, meshes: Meshes) -> None:
     """Refuse what cannot work before anything large is read, naming the field."""
-    model = read_model_config(config)
+    check_layout(config, read_model_config(config), meshes)
+    check_files(config)
+
+
+def check_layout(config: TrainConfig, model: ModelConfig, meshes: Meshes) -> None:
+    """The model, the batch and the meshes against each other."""
     at_once = config.prompts_per_step // (config.updates_per_batch * config.microbatches)
     whole = config.prompts_per_step  # sampling takes the batch in one piece
     for name, mesh, prompts in (("mesh", meshes.train, at_once), ("mesh.rollout_tensor", meshes.rollout, whole)):
@@ -110,12 +115,6 @@ def check(config: TrainConfig, meshes: Meshes) -> None:
             )
         shardings(abstract_model(model), TRAIN_RULES, mesh)  # refuses heads that do not divide
     data = config.data
-    for name in ("records", "heldout"):
-        for path in getattr(data, name):
-            if not Path(path).is_file():
-                raise ConfigError(f"data.{name}: {path}: no such file")
-    if not Path(data.media_root).is_dir():
-        raise ConfigError(f"data.media_root: {data.media_root}: no such directory")
     slices = -(-data.frames.max_frames // model.vision.temporal)
     for bucket in data.video_buckets:
         if bucket.slices < slices:
@@ -123,6 +122,16 @@ def check(config: TrainConfig, meshes: Meshes) -> None:
                 f"data.video_buckets: {bucket} holds {bucket.slices} slices; data.frames.max_frames "
                 f"{data.frames.max_frames} makes {slices}"
             )
+
+
+def check_files(config: TrainConfig) -> None:
+    data = config.data
+    for name in ("records", "heldout"):
+        for path in getattr(data, name):
+            if not Path(path).is_file():
+                raise ConfigError(f"data.{name}: {path}: no such file")
+    if not Path(data.media_root).is_dir():
+        raise ConfigError(f"data.media_root: {data.media_root}: no such directory")
 
 
 def read_model_config(config: TrainConfig) -> ModelConfig:
@@ -148,8 +157,7 @@ def load(config: TrainConfig, meshes: Meshes, checkpoints: Checkpoints) -> Progr
     mesh, model_config = meshes.train, read_model_config(config)
     tokenizer = load_tokenizer(assets_directory(Path(config.model)))
     with jax.set_mesh(mesh):
-        like = jax.eval_shape(lambda: init_state(Qwen25VL(model_config, jax.random.key(0)), config.optimizer))
-        like = abstract(like, TRAIN_RULES, mesh)
+        like = abstract_state(config, model_config, mesh)
         found = checkpoints.restore(like)
         if found is None:
             state, position = _fresh_state(config, model_config, like, mesh), None
@@ -236,6 +244,12 @@ def _weights(data: DataConfig) -> dict[str, float] | None:
     share = data.image_share
     return None if share is None else {"image": share, "video": 1.0 - share}
 
+def abstract_state(config: TrainConfig, model_config: ModelConfig, mesh: Mesh) -> TrainState:
+    """Shapes, dtypes and places of all that training keeps, without any of it."""
+    like = jax.eval_shape(lambda: init_state(Qwen25VL(model_config, jax.random.key(0)), config.optimizer))
+    return abstract(like, TRAIN_RULES, mesh)
+
+
 
 def _fresh_state(config: TrainConfig, model_config: ModelConfig, like: TrainState, mesh: Mesh) -> TrainState:
     where = jax.tree.map(lambda x: x.sharding, like)
@@ -251,7 +265,7 @@ def _fresh_state(config: TrainConfig, model_config: ModelConfig, like: TrainStat
 
 def describe(config: TrainConfig) -> dict[str, Any]:
     """What it takes to know a run again: settings, versions, code, hardware."""
-    names = (
+    names = [
         "jax",
         "jaxlib",
         "flax",
@@ -262,7 +276,7 @@ def describe(config: TrainConfig) -> dict[str, Any]:
         "numpy",
         "decord",
         "av",
-    )
+    ]
     return {
         "config": to_json(config),
         "versions": {"python": platform.python_version(), **{n: importlib.metadata.version(n) for n in names}},
