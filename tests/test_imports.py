@@ -19,6 +19,7 @@ ALLOWED = {
 }
 BELOW_ALL = {*ALLOWED, "config"}
 ALLOWED |= {"config": set(ALLOWED) | {"training", "evaluation"}, "training": BELOW_ALL, "evaluation": BELOW_ALL}
+ALLOWED["annotation"] = BELOW_ALL | {"evaluation"}
 NEVER = {"torch", "torchvision", "scripts", "convert", "configs", "pickle"}
 HEAVY = {"jax", "jaxlib", "flax", "optax", "orbax"}
 

@@ -1,0 +1,1 @@
+"""Rationales for supervised training: sampled from a model, kept by rules."""
