@@ -265,21 +265,10 @@ def _fresh_state(config: TrainConfig, model_config: ModelConfig, like: TrainStat
 
 def describe(config: TrainConfig) -> dict[str, Any]:
     """What it takes to know a run again: settings, versions, code, hardware."""
-    names = [
-        "jax",
-        "jaxlib",
-        "flax",
-        "optax",
-        "orbax-checkpoint",
-        "transformers",
-        "grain",
-        "numpy",
-        "decord",
-        "av",
-    ]
+    used = ["jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "grain", "numpy", "decord", "av"]
     return {
         "config": to_json(config),
-        "versions": {"python": platform.python_version(), **{n: importlib.metadata.version(n) for n in names}},
+        "versions": {"python": platform.python_version(), **{n: importlib.metadata.version(n) for n in used}},
         "commit": _commit(),
         "devices": [str(device.device_kind) for device in jax.devices()],
         "processes": jax.process_count(),
