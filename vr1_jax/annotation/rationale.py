@@ -68,7 +68,7 @@ def repeated_share(text: str, length: int) -> float:
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
 
-# "the answer is ..", "Final answer: ..", "option B is correct", "I choose B", "\\boxed{B}"; what no group names follows
+# "The answer is ..", "option B is correct", "I choose ..", "\boxed{B}"; what no group names follows.
 _CLAIMS = (
     r"\b(?:answer|option|choice)(?:\s+(?:is|must be|should be|would be|will be|has to be)\b|[\s*_]*[:=])",
     r"\b(?:option|choice|answer)\s+(?P<named>\(?[A-Z]\)?)\s+(?:is|must be|seems|looks)(?: the)? "
