@@ -1,0 +1,149 @@
+"""One RL run as a user starts it, in child processes that can be killed; and what it left, comparable.
+
+A fork server that has everything imported makes a child start in a fraction of the seconds a command takes.
+"""
+
+import gzip
+import importlib.util
+import json
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint.experimental.v1 as ocp
+
+from vr1_jax.models.config import parse_hf_config
+from vr1_jax.models.qwen25vl import Qwen25VL
+from vr1_jax.training.checkpoint import CheckpointConfig, Checkpoints
+from vr1_jax.training.metrics import read_metrics
+from vr1_jax.training.optimizer import OptimizerConfig
+from vr1_jax.training.steps import init_state
+from vr1_jax.weights.checkpoint_dir import HF, copy_assets
+from vr1_jax.weights.json_files import read_json
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = """
+import dataclasses, sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from tiny_runs import rl_config
+from vr1_jax.config import MeshConfig
+from vr1_jax.training.checkpoint import CheckpointConfig
+from vr1_jax.training.optimizer import OptimizerConfig
+
+def letters(answer, sample):
+    return len(set(answer)) / 30  # a model that knows nothing still earns this or that
+
+def get_config():
+    config = rl_config(
+        Path({world!r}), Path({model!r}), Path({run!r}), steps={steps}, mesh=MeshConfig(), rewards=(letters,),
+        checkpoint=CheckpointConfig(every={every}), optimizer=OptimizerConfig(learning_rate=1e-2, total_steps={steps}),
+    )
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, image_share={image_share}))
+"""
+
+
+def write_model(world: Path, out: Path) -> None:
+    """Random weights as a checkpoint directory, to start from and stay near to."""
+    config = parse_hf_config(read_json(world / "tiny/config.json"))
+    copy_assets(world / "tiny", out / HF)
+    state = jax.jit(lambda: init_state(Qwen25VL(config, jax.random.key(0)), OptimizerConfig()))()
+    with Checkpoints(out, CheckpointConfig(), {}) as saved:
+        saved.save(state, {}, {})
+
+
+def spoil(world: Path) -> None:
+    """Five bad records among the good ones: damaged, missing, empty and impossible."""
+    records = json.loads((world / "train.json").read_text())
+    videos = [record for record in records if record["data_type"] == "video"]
+    (world / "media/noise.mp4").write_bytes(np.random.default_rng(0).bytes(4000))
+    (world / "media/empty.mp4").write_bytes(b"")
+    for place, path in ((2, "noise.mp4"), (5, "nowhere.mp4"), (11, "empty.mp4"), (13, "nowhere.mp4")):
+        records.insert(place, videos[place] | {"path": f"./{path}", "problem_id": 1000 + place})
+    records.insert(7, videos[7] | {"data_type": "smell"})
+    (world / "train.json").write_text(json.dumps(records))
+
+
+def write_config(path: Path, world: Path, model: Path, run: Path, steps: int, every: int, image_share=0.0) -> Path:
+    places = {"world": str(world), "model": str(model), "run": str(run), "tests": str(ROOT / "tests")}
+    path.write_text(CONFIG.format(**places, steps=steps, every=every, image_share=image_share))
+    return path
+
+
+def command(config: Path, log: Path, cache: Path) -> None:
+    """scripts/train.py --config CONFIG, in this process."""
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # one device, compiled soon
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    spec = importlib.util.spec_from_file_location("train_command", ROOT / "scripts/train.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    os._exit(module.main(["--config", str(config)]))
+
+
+def fork_server():
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["killed_run", "vr1_jax.training.loop", "transformers.models.auto.tokenization_auto", "grain"]
+    )
+    return context
+
+
+def await_event(event: str, run: Path, log: Path, child) -> float:
+    """Seconds until the child told of a step or began to save; "start" is at once."""
+    began, before = time.monotonic(), count_steps(log)
+    happened = {
+        "start": lambda: True,
+        "step": lambda: count_steps(log) > before,
+        "save": lambda: any(".saving" in path.name for path in (run / "checkpoints").glob("*")),
+    }[event]
+    while child.is_alive() and not happened():
+        time.sleep(0.002)
+    return time.monotonic() - began
+
+
+def count_steps(log: Path) -> int:
+    return log.read_bytes().count(b"\nstep ") if log.exists() else 0
+
+
+def kill_after(child, seconds: float, log: Path) -> bool:
+    """Whether the child was still alive then; one that failed shows its log."""
+    child.join(seconds)
+    killed = child.is_alive()
+    child.kill()
+    child.join()
+    assert child.exitcode in (0, -signal.SIGKILL), log.read_text()
+    return killed
+
+
+def contents(run: Path) -> dict:
+    """All that must not depend on kills: state to the bit, records and answers of each step, metrics, refusals."""
+    newest = max(int(path.name) for path in (run / "checkpoints").iterdir() if path.name.isdecimal())
+    trees = ocp.load_checkpointables(run / f"checkpoints/{newest}")
+    arrays = {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree.leaves_with_path(trees)}
+    progress = read_json(run / f"checkpoints/{newest}/progress.json")
+    return {
+        "step": newest,
+        "state": {name: (array.dtype.str, array.shape, array.tobytes()) for name, array in arrays.items()},
+        "position": progress["data"],
+        "rollouts": {path.name: read_rollouts(path) for path in sorted((run / "rollouts").iterdir())},
+        "metrics": [{name: x for name, x in line.items() if not timed(name)} for line in read_metrics(run)],
+        "quarantine": (run / "quarantine.jsonl").read_text(),
+    }
+
+
+def read_rollouts(path: Path) -> dict:
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        return json.load(file)
+
+
+def timed(name: str) -> bool:
+    return any(part in name for part in ("second", "memory", "utilisation"))

@@ -1,0 +1,59 @@
+"""Killed at any moment, an RL run ends as if nothing had happened: the same to the bit, no record twice or lost."""
+
+import random
+
+import numpy as np
+import pytest
+from killed_run import await_event, command, contents, fork_server, kill_after, spoil, write_config, write_model
+from tiny_runs import write_small_world
+
+from vr1_jax.training.metrics import read_metrics
+
+STEPS, EVERY = 12, 1
+EVENTS = ("step", "start", "save", "start", "step", "save", "start", "step", "save", "start")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A world with bad records, a model, and an uninterrupted run."""
+    place = tmp_path_factory.mktemp("kills")
+    write_small_world(place / "world")
+    spoil(place / "world")
+    write_model(place / "world", place / "model")
+    child = start(place, "straight")
+    child.join()
+    assert child.exitcode == 0, (place / "straight.log").read_text()
+    return place
+
+
+def start(place, name):
+    config = place / f"{name}.py"
+    write_config(config, place / "world", place / "model", place / name, STEPS, EVERY)
+    child = fork_server().Process(target=command, args=(config, place / f"{name}.log", place / "cache"))
+    child.start()
+    return child
+
+
+def test_ten_kills_change_nothing(place):
+    straight = contents(place / "straight")
+    assert straight["step"] == STEPS
+    assert len(straight["quarantine"].splitlines()) == 5
+    assert all(line["grad_norm"] > 0 for line in straight["metrics"])
+    run, log, dice, kills = place / "killed", place / "killed.log", random.Random(0), 0
+    step = np.median(
+        [line["seconds_rollout"] + line["seconds_update"] for line in read_metrics(place / "straight")]
+    )
+    longest = {"start": 0.0, "step": 2 * step, "save": step / 2}
+    for event in EVENTS:
+        child = start(place, "killed")
+        waited = await_event(event, run, log, child)
+        if event == "step":
+            longest["start"] = waited  # loading and compiling included
+        kills += kill_after(child, dice.uniform(0, longest[event]), log)
+    child = start(place, "killed")
+    child.join()
+    assert child.exitcode == 0, log.read_text()
+    assert kills == len(EVENTS)
+    killed = contents(run)
+    for name, value in straight.items():
+        assert killed[name] == value, name
