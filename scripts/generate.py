@@ -10,6 +10,7 @@ done, 1 failed, 2 wrong usage.
 
 import argparse
 import dataclasses
+import errno
 import json
 import math
 import sys
@@ -17,11 +18,15 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vr1_jax import command_line
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from vr1_jax.data.collate import EncodedPrompt
     from vr1_jax.data.frames import FrameBudget
     from vr1_jax.data.tokenizer import ChatTokenizer
-    from vr1_jax.evaluation.asking import Answer
+    from vr1_jax.evaluation.asking import Answer, Answers
     from vr1_jax.evaluation.chat_model import ChatModel
     from vr1_jax.evaluation.prompting import View
     from vr1_jax.sampling.generate import SamplingConfig
@@ -55,7 +60,12 @@ def look(chosen: argparse.Namespace, kind: str, budget: "FrameBudget", chat: "Ch
         return view_media(reader, kind, chosen.image or chosen.video, chat.geometry, budget)
 
 
-def ask(chosen: argparse.Namespace, budget: "FrameBudget", config: "SamplingConfig") -> None:
+def ask(chosen: argparse.Namespace) -> None:
+    budget = command_line.clip_budget(chosen.frames)
+    config = sampling_config(chosen)
+    for path in (chosen.model, chosen.video, chosen.image):
+        if path is not None and not path.exists():
+            raise FileNotFoundError(errno.ENOENT, "no such file or directory", str(path))
     from vr1_jax.evaluation.asking import answers
     from vr1_jax.evaluation.chat_model import load_chat_model
     from vr1_jax.evaluation.prompting import encode_messages
@@ -64,13 +74,14 @@ def ask(chosen: argparse.Namespace, budget: "FrameBudget", config: "SamplingConf
     chat = load_chat_model(chosen.model, rule=chosen.positions)
     view = look(chosen, kind, budget, chat)
     prompt = encode_messages(messages(chosen, kind), chat.tokenizer, view, chat.geometry.merge)
-    streams = sys.stdout.isatty() and not chosen.json and chosen.n == 1
+    streams = sys.stdout.isatty() and not chosen.json
     started = time.perf_counter()
     states = answers(
         chat, prompt, config, n=chosen.n, seed=chosen.seed, every=TOKENS_PER_PIECE if streams else None
     )
     if streams:
-        print_stream(states, chat.tokenizer)
+        for piece in text_pieces(states, chat.tokenizer, chosen.n):
+            print(piece, end="", flush=True)
         return
     *_, state = states
     found = state.finish(chat.tokenizer)
@@ -82,20 +93,29 @@ def ask(chosen: argparse.Namespace, budget: "FrameBudget", config: "SamplingConf
         print_answers(found)
 
 
-def print_stream(states, tokenizer: "ChatTokenizer") -> None:
+def text_pieces(states: "Iterator[Answers]", tokenizer: "ChatTokenizer", n: int) -> "Iterator[str]":
+    """What `print_answers` prints, as it is written: all answers grow at once, one is shown after the other."""
     from vr1_jax.evaluation.asking import TextStream
 
-    stream = TextStream(tokenizer)
+    row, stream = 0, TextStream(tokenizer)
+    yield title(row, n)
     for state in states:
-        print(stream.update(state.tokens[0]), end="", flush=True)
-    print(stream.update(state.tokens[0], last=True))
+        while state.stopped[row] and row + 1 < n:
+            yield f"{stream.update(state.tokens[row], last=True)}\n{title(row + 1, n)}"
+            row, stream = row + 1, TextStream(tokenizer)
+        yield stream.update(state.tokens[row])
+    yield stream.update(state.tokens[row], last=True) + "\n"
+    for later in range(row + 1, n):
+        yield f"{title(later, n)}{tokenizer.decode(state.tokens[later])}\n"
+
+
+def title(row: int, n: int) -> str:
+    return f"[{row + 1}]\n" if n > 1 else ""
 
 
 def print_answers(answers: "list[Answer]") -> None:
-    for number, answer in enumerate(answers, 1):
-        if len(answers) > 1:
-            print(f"[{number}]")
-        print(answer.text)
+    for row, answer in enumerate(answers):
+        print(f"{title(row, len(answers))}{answer.text}")
 
 
 def report(
@@ -119,19 +139,8 @@ def report(
 
 
 def describe(path: Path, view: "View", patch: int) -> dict[str, Any]:
-    """What the model saw: `size` is width and height after resizing, `grid` slices and patch rows and columns."""
-    _, rows, columns = view.block.grid
-    seen = {"path": str(path), "size": [columns * patch, rows * patch], "grid": list(view.block.grid)}
-    if view.clip is not None:
-        clip = view.clip
-        seen |= {
-            "frames": clip.indices.tolist(),
-            "timestamps": [round(float(time), 6) for time in clip.timestamps],
-            "total_frames": clip.total_frames,
-            "fps": float(clip.fps),
-            "reader": clip.reader,
-        }
-    return seen
+    """What the model saw."""
+    return {"path": str(path)} | view.seen(patch)
 
 
 def kind_of(chosen: argparse.Namespace) -> str:
@@ -143,10 +152,8 @@ def kind_of(chosen: argparse.Namespace) -> str:
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--model", type=Path, required=True, metavar="DIR", help="Hugging Face, converted or run directory"
-    )
+    parser = command_line.Parser(__doc__)
+    command_line.add_model(parser)
     media = parser.add_mutually_exclusive_group()
     media.add_argument("--video", type=Path, metavar="FILE", help="or a folder of frames, three for each second")
     media.add_argument("--image", type=Path, metavar="FILE")
@@ -157,30 +164,20 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--options", type=text, nargs="+", metavar="TEXT", help='of a multiple choice, as "A. red" "B. blue"'
     )
-    parser.add_argument(
-        "--frames",
-        type=int,
-        metavar="N",
-        help="most frames of the video; default as training: 2 a second, 4 to 16",
-    )
+    command_line.add_frames(parser)
     parser.add_argument("--max-new-tokens", type=int, default=768, metavar="N", help="default 768")
     parser.add_argument("--temperature", type=finite, metavar="X", help="default 1; 0 is --greedy")
     parser.add_argument("--top-p", type=finite, metavar="X", help="default 0.95")
     parser.add_argument("--greedy", action="store_true", help="always the most likely token")
-    parser.add_argument("--n", type=int, default=1, metavar="N", help="answers to draw, default 1")
     parser.add_argument(
-        "--positions",
-        choices=("published", "transformers5"),
-        default="published",
-        help="how positions go on after a video: as the model was trained (default), or as transformers 5 has it",
+        "--n", type=command_line.positive, default=1, metavar="N", help="answers to draw, default 1"
     )
+    command_line.add_positions(parser)
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same answers; default 0")
     parser.add_argument("--json", action="store_true", help="one JSON object: text, tokens, log-probs, frames")
     chosen = parser.parse_args(arguments)
     if chosen.greedy and (chosen.temperature is not None or chosen.top_p is not None):
         parser.error("--greedy takes the most likely token; it excludes --temperature and --top-p")
-    if chosen.n < 1:
-        parser.error(f"--n is {chosen.n}; it must be at least 1")
     if not 0 <= chosen.seed < 2**63:
         parser.error(f"--seed is {chosen.seed}; it must be at least 0 and below 2^63")
     if (chosen.problem_type == "multiple choice") != bool(chosen.options):
@@ -213,36 +210,7 @@ def sampling_config(chosen: argparse.Namespace) -> "SamplingConfig":
 
 def main(arguments: list[str] | None = None) -> int:
     chosen = parse_arguments(arguments)
-    from vr1_jax.data.frames import TRAINING_BUDGET, MediaError
-    from vr1_jax.data.tokenizer import TokenizerError
-    from vr1_jax.evaluation.prompting import frame_budget
-
-    try:
-        budget = frame_budget(chosen.frames, TRAINING_BUDGET)
-    except ValueError as error:
-        return fail(f"--frames: {error}", 2)
-    for path in (chosen.model, chosen.video, chosen.image):
-        if path is not None and not path.exists():
-            return fail(f"{path}: no such file or directory", 1)
-    from vr1_jax.evaluation.chat_model import CheckpointError, OutOfDeviceMemory
-    from vr1_jax.sampling.generate import SamplingError
-
-    try:
-        ask(chosen, budget, sampling_config(chosen))
-    except SamplingError as error:
-        return fail(str(error), 2)
-    except (MediaError, TokenizerError, CheckpointError, OutOfDeviceMemory) as error:
-        return fail(str(error), 1)
-    except OSError as error:
-        return fail(f"{error.filename or chosen.model}: {error.strerror or error}", 1)
-    except KeyboardInterrupt:
-        return fail("interrupted", 1)
-    return 0
-
-
-def fail(message: str, code: int) -> int:
-    print(f"generate: {message}", file=sys.stderr)
-    return code
+    return command_line.run("generate", lambda: ask(chosen))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,10 @@ class JournalError(ValueError):
     """A journal that cannot be gone on with; the message names the file and what to do."""
 
 
+class OtherSettings(JournalError):
+    """The journal holds results that depend on other settings."""
+
+
 class Journal:
     """Results by number, on disk; only their places are kept in memory.
 
@@ -103,12 +107,14 @@ class Journal:
             self._flush()
 
     def _compare(self, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-        changed = [name for name in (*wanted, *found) if found.get(name) != wanted.get(name)]
+        changed = [name for name in dict.fromkeys((*wanted, *found)) if found.get(name) != wanted.get(name)]
         if changed:
-            name = changed[0]
-            raise JournalError(
-                f"{self.path}: holds results made with {name} {json.dumps(found.get(name))}, not "
-                f"{json.dumps(wanted.get(name))}; set it back, or remove the file to begin anew"
+            differences = (
+                f"{name} {json.dumps(found.get(name))}, not {json.dumps(wanted.get(name))}" for name in changed
+            )
+            raise OtherSettings(
+                f"{self.path}: holds results made with {' and with '.join(differences)}; set it back, or remove "
+                "the file to begin anew"
             )
 
     def _flush(self) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -42,6 +42,20 @@ class View:
     def of_clip(cls, clip: Clip, geometry: VisualGeometry) -> "View":
         patches, grid = patchify(clip.frames, geometry)
         return cls(VisualBlock(grid, geometry.temporal / clip.sample_fps), patches, clip)
+
+    def seen(self, patch: int) -> dict[str, Any]:
+        """In numbers: `size` is width and height after resizing, `grid` slices and patch rows and columns."""
+        _, rows, columns = self.block.grid
+        seen = {"size": [columns * patch, rows * patch], "grid": list(self.block.grid)}
+        if self.clip is None:
+            return seen
+        return seen | {
+            "frames": self.clip.indices.tolist(),
+            "timestamps": [round(float(time), 6) for time in self.clip.timestamps],
+            "total_frames": self.clip.total_frames,
+            "fps": float(self.clip.fps),
+            "reader": self.clip.reader,
+        }
 
 
 def view_media(
@@ -83,11 +97,20 @@ def frame_budget(most_frames: int | None, base: FrameBudget) -> FrameBudget:
     )
 
 
+def cpu_count() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def read_ahead(
-    work: Callable[[Item, MediaReader], Result], items: Iterable[Item], unit: int, depth: int = 16
+    work: Callable[[Item, MediaReader], Result],
+    items: Iterable[Item],
+    unit: int,
+    depth: int = 16,
+    workers: int | None = None,
 ) -> Iterator[Result]:
     """`work` on every item, in order, some of it done in advance by threads with a decoding process each."""
-    workers = min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    workers = workers or min(4, cpu_count())
     readers = deque(MediaReader(unit=unit) for _ in range(workers))
     everyone = tuple(readers)
 

@@ -1,7 +1,8 @@
 """A file of records with completions to a stream of scored lines."""
 
+import functools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from vr1_jax.data.encode import Encoder
 from vr1_jax.data.frames import FrameBudget, MediaError
 from vr1_jax.data.media import MediaReader
 from vr1_jax.data.prompts import encode_completion
+from vr1_jax.data.record_file import UTF8_BOM, RecordFile
 from vr1_jax.data.records import RecordError, Sample, parse_record
 from vr1_jax.evaluation.batching import Batcher
 from vr1_jax.evaluation.chat_model import ChatModel
@@ -20,6 +22,7 @@ from vr1_jax.evaluation.prompting import read_ahead
 
 # Lines encoded before they are sorted into batches: enough to find neighbours of similar size.
 CHUNK_LINES, CHUNK_BYTES = 64, 512 << 20
+Read = Callable[[], object]  # a record as JSON decodes it, or RecordError
 
 
 @dataclass(frozen=True)
@@ -36,32 +39,40 @@ class Line:
 
 
 def score_file(chat: ChatModel, records: Path, media_root: Path, frames: FrameBudget) -> Iterator[dict[str, Any]]:
-    """One result for each line that is not blank, in order; what cannot be scored says why."""
+    """One result for each record, in order; what cannot be scored says why."""
     encoder = Encoder(chat.tokenizer, frames, geometry=chat.geometry)
     # The first call sets the tokenizer's options, which must not happen while a thread is using it.
     chat.tokenizer.encode_text("")
 
-    def encode(line: tuple[int, bytes], reader: MediaReader) -> Line:
-        index, text = line
+    def encode(record: tuple[int, Read], reader: MediaReader) -> Line:
+        index, read = record
         try:
-            sample = parse_record(_parse_json(text), index=index, file=str(records))
+            sample = parse_record(read(), index=index, file=str(records))
             answer = encode_completion(_completion(sample), chat.tokenizer)
             return Line(index, Answered(encoder(sample, reader, media_root).prompt, tuple(answer)))
         except (RecordError, MediaError) as error:
             return Line(index, None, " ".join(str(error).split()))
 
     batcher = Batcher()
-    for chunk in _chunks(read_ahead(encode, read_lines(records), chat.geometry.unit)):
+    for chunk in _chunks(read_ahead(encode, read_records(records), chat.geometry.unit)):
         yield from _score(chat, chunk, batcher)
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The lines with something in them, by number from 0."""
+def read_records(path: Path) -> Iterator[tuple[int, Read]]:
+    """Numbers from 0, and what decodes the record: of a JSON list, or of JSON lines with something in them.
+
+    A broken line costs itself only, so lines are not indexed; a list with a broken outline is refused.
+    """
     with path.open("rb") as file:
+        if file.read(4096).removeprefix(UTF8_BOM).lstrip().startswith(b"["):
+            listed = RecordFile(path)
+            yield from ((index, functools.partial(listed.raw, index)) for index in range(len(listed)))
+            return
+        file.seek(0)
         for index, line in enumerate(file):
-            text = line.removeprefix(b"\xef\xbb\xbf") if index == 0 else line
+            text = line.removeprefix(UTF8_BOM) if index == 0 else line
             if text.strip():
-                yield index, text
+                yield index, functools.partial(_parse_json, text)
 
 
 def _parse_json(text: bytes) -> object:

@@ -32,6 +32,12 @@ def score_sample(sample: Mapping[str, Any], output: str, *, rules: str = "fixed"
     return accuracy.accuracy_reward(output, solution, problem_type, rules=rules)
 
 
+def prediction(output: str, *, rules: str = "fixed") -> str:
+    """What of the output is taken for the answer. Upstream takes the whole of it where no tag holds anything."""
+    accuracy.check_rules(rules)
+    return (answers.tagged_answer(output) or output) if rules == "upstream" else answers.final_answer(output)
+
+
 def mean_relative_accuracy(answer: float | None, truth: float | None) -> float:
     """Share of the ten tolerances 5%, 10%, .. 50% that the relative error stays below.
 
@@ -59,7 +65,7 @@ def mean_relative_accuracy_upstream(answer: float | None, truth: float | None) -
 def _score_upstream(problem_type: str, solution: str, output: str) -> float:
     if problem_type in ("OCR", "free-form"):
         return 0.0
-    answer = answers.tagged_answer(output) or output.strip()
+    answer = prediction(output, rules="upstream").strip()
     truth = answers.tagged_answer(solution)
     if problem_type == "regression":
         return mean_relative_accuracy_upstream(answers.python_number(answer), answers.python_number(truth))

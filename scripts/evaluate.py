@@ -1,0 +1,185 @@
+"""Evaluate a model on a benchmark, or tell two results apart.
+
+    python scripts/evaluate.py --model DIR --annotations eval_mvbench.json --media-root media --frames 16 --out F
+    python scripts/evaluate.py --compare A.json B.json
+
+Annotations are Video-R1's evaluation files (VSI-Bench, VideoMMMU, MMVU, MVBench, TempCompass, VideoMME) or any
+records of that form. The output has their shape ("results" with output, prediction, reward, correct; "final_acc")
+and a passport: model hash, prompt, frames, decoding, versions. Stopped by anything at all, the same command goes
+on where it was and ends with the same file; answers wait beside it in F.answers.jsonl until then.
+A record that cannot be asked (a missing or broken video) counts as wrong and is listed.
+Exit code: 0 done, 1 failed, 2 wrong usage.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vr1_jax.evaluation.benchmark_run import Evaluation
+
+NEEDED = ("model", "annotations", "media_root", "frames", "out")
+AS_CHOSEN = (
+    *("model", "annotations", "media_root", "out", "rules", "prompt", "positions"),
+    *("dtype", "seed", "limit", "tensor", "rows", "force"),
+)
+SHOWN_PROBLEMS = 3
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, metavar="DIR", help="Hugging Face, converted or run directory")
+    parser.add_argument("--annotations", type=Path, metavar="FILE", help="records to evaluate")
+    parser.add_argument("--media-root", type=Path, metavar="DIR", help="what the records' paths are relative to")
+    parser.add_argument(
+        "--frames", type=int, metavar="N", help="most frames of a video; the paper's are 16, 32, 64"
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="JSON to write")
+    parser.add_argument("--compare", type=Path, nargs=2, metavar=("A", "B"), help="two outputs to tell apart")
+    parser.add_argument("--json", action="store_true", help="the comparison as JSON")
+    asking = parser.add_argument_group("how it is asked")
+    asking.add_argument(
+        "--prompt",
+        choices=("fixed", "upstream"),
+        default="fixed",
+        help="the words of training (default), or those of Video-R1's evaluation, which differ by two",
+    )
+    asking.add_argument("--max-new-tokens", type=int, default=1024, metavar="N", help="default 1024")
+    asking.add_argument(
+        "--temperature", type=float, default=0.01, metavar="X", help="default 0.01, as in the paper"
+    )
+    asking.add_argument("--top-p", type=float, default=0.001, metavar="X", help="default 0.001, as in the paper")
+    asking.add_argument("--greedy", action="store_true", help="always the most likely token")
+    asking.add_argument("--seed", type=int, default=0, metavar="N", help="of the drawing; default 0")
+    asking.add_argument(
+        "--positions",
+        choices=("published", "transformers5"),
+        default="published",
+        help="how positions go on after a video: as the model was trained (default), or as transformers 5 has it",
+    )
+    asking.add_argument(
+        "--rules", choices=("fixed", "upstream"), default="fixed", help="of scoring; upstream's have quirks"
+    )
+    asking.add_argument("--limit", type=int, metavar="N", help="only the first N records")
+    work = parser.add_argument_group("how it is computed")
+    work.add_argument("--dtype", choices=("float32", "bfloat16"), help="default bfloat16, on a CPU float32")
+    work.add_argument(
+        "--tensor", type=int, default=1, metavar="N", help="devices that share the weights; default 1"
+    )
+    work.add_argument("--rows", type=int, metavar="N", help="prompts at once on a device; default by its memory")
+    work.add_argument(
+        "--workers", type=int, metavar="N", help="processes that decode media; default one a CPU, to 16"
+    )
+    work.add_argument(
+        "--force", action="store_true", help="replace --out, and answers of other settings beside it"
+    )
+    chosen = parser.parse_args(arguments)
+    if chosen.compare is None and (missing := [name for name in NEEDED if getattr(chosen, name) is None]):
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in missing)
+        parser.error(f"the following arguments are required: {names}; or --compare")
+    if chosen.json and chosen.compare is None:
+        parser.error("--json goes with --compare")
+    for name in ("limit", "tensor", "rows", "workers"):
+        if getattr(chosen, name) is not None and getattr(chosen, name) < 1:
+            parser.error(f"--{name} is {getattr(chosen, name)}; it must be at least 1")
+    return chosen
+
+
+def evaluation_of(chosen: argparse.Namespace) -> "Evaluation":
+    from vr1_jax.data.frames import EVALUATION_BUDGET
+    from vr1_jax.evaluation.benchmark_run import Evaluation
+    from vr1_jax.evaluation.prompting import cpu_count, frame_budget
+    from vr1_jax.sampling.generate import SamplingConfig
+
+    sampling = SamplingConfig(
+        chosen.max_new_tokens, 0.0 if chosen.greedy else chosen.temperature, 1.0 if chosen.greedy else chosen.top_p
+    )
+    return Evaluation(
+        **{
+            name: getattr(chosen, name)
+            for name in ("model", "annotations", "media_root", "out", "rules", "prompt")
+        },
+        frames=frame_budget(chosen.frames, EVALUATION_BUDGET),
+        sampling=sampling,
+        workers=chosen.workers or min(16, cpu_count()),
+    )
+
+
+def run(evaluation: "Evaluation") -> None:
+    from vr1_jax.evaluation.benchmark_run import check_media, evaluate, timing_path
+    from vr1_jax.evaluation.tables import result_table
+
+    if problems := check_media(evaluation):
+        print(f"evaluate: {len(problems)} records cannot be asked and will count as wrong:", file=sys.stderr)
+        for problem in problems[:SHOWN_PROBLEMS]:
+            print(f"  {problem}", file=sys.stderr)
+    content, timing = evaluate(evaluation)
+    print(result_table(content["summary"], content["final_acc"][0], evaluation.frames.max_frames))
+    print(
+        f"{timing['questions']} answered in {timing['seconds']:.0f} s, "
+        f"{100 * timing['share_waiting_for_media']:.1f}% of it waiting for media ({timing_path(evaluation.out)})"
+    )
+    print(evaluation.out)
+
+
+def compare_files(paths: list[Path], as_json: bool) -> None:
+    from vr1_jax.evaluation.comparison import compare, read_results
+    from vr1_jax.evaluation.tables import comparison_table
+
+    found = compare(*(read_results(path) for path in paths))
+    print(json.dumps(found, indent=1) if as_json else comparison_table(found, [str(path) for path in paths]))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    chosen = parse_arguments(arguments)
+    if chosen.compare is not None:
+        return guarded(lambda: compare_files(chosen.compare, chosen.json), chosen.compare[0])
+    from vr1_jax.evaluation.output import OutputExists, check_output
+    from vr1_jax.sampling.generate import SamplingError
+
+    if not chosen.media_root.is_dir():
+        return fail(f"{chosen.media_root}: no such directory; --media-root holds the records' media", 2)
+    try:
+        check_output(chosen.out, force=chosen.force, inputs=(chosen.annotations,))
+        evaluation = evaluation_of(chosen)
+    except (OutputExists, SamplingError) as error:
+        return fail(str(error), 2)
+    except ValueError as error:
+        return fail(f"--frames: {error}", 2)
+    return guarded(lambda: run(evaluation), chosen.out)
+
+
+def guarded(work, path: Path) -> int:
+    """Runs it; what a user can mend ends with one line."""
+    from vr1_jax.data.records import RecordError
+    from vr1_jax.data.tokenizer import TokenizerError
+    from vr1_jax.evaluation.benchmark_run import EvaluationError
+    from vr1_jax.evaluation.chat_model import CheckpointError, OutOfDeviceMemory
+    from vr1_jax.evaluation.comparison import ComparisonError
+    from vr1_jax.evaluation.journal import JournalError, OtherSettings
+    from vr1_jax.sharding import ShardingError
+
+    try:
+        work()
+    except (OtherSettings, ShardingError) as error:
+        return fail(str(error), 2)
+    except (RecordError, EvaluationError, CheckpointError, TokenizerError, ComparisonError, JournalError) as error:
+        return fail(str(error), 1)
+    except OutOfDeviceMemory as error:
+        return fail(f"{error}; or fewer --rows", 1)
+    except OSError as error:
+        return fail(f"{error.filename or path}: {error.strerror or error}", 1)
+    except KeyboardInterrupt:
+        return fail("interrupted; the same command goes on where it was", 1)
+    return 0
+
+
+def fail(message: str, code: int) -> int:
+    print(f"evaluate: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,134 @@
+"""One answer to each question of a benchmark: batched on the device, media read ahead, nothing done twice.
+
+Questions are taken in chunks and batched within one. The plan of batches follows from the questions alone, so
+a run that was stopped goes on with the very batches it would have had, and ends with the same answers.
+"""
+
+import collections
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from vr1_jax.data.collate import Bucket
+from vr1_jax.evaluation.asking import Answer, batch_answers
+from vr1_jax.evaluation.batching import Batcher, Shape, Size
+from vr1_jax.evaluation.journal import Journal
+from vr1_jax.evaluation.output import Progress
+from vr1_jax.evaluation.questions import Question, Questions, shown_bucket
+from vr1_jax.sampling.generate import SamplingConfig
+
+# Decoded pixels of one chunk; another chunk is read ahead meanwhile.
+CHUNK_BYTES, MOST_IN_CHUNK, LEAST_IN_CHUNK = 2 << 30, 256, 16
+
+
+@dataclass
+class Clock:
+    """Where the seconds of a run went."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    started: float = field(default_factory=time.perf_counter)
+
+    @contextlib.contextmanager
+    def measure(self, what: str) -> Iterator[None]:
+        before = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[what] = self.seconds.get(what, 0.0) + time.perf_counter() - before
+
+    @property
+    def total(self) -> float:
+        return time.perf_counter() - self.started
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How answers are drawn and how the work is cut."""
+
+    sampling: SamplingConfig
+    seed: int
+    batcher: Batcher
+    chunk: int
+    workers: int | None
+
+
+def chunk_size(frame_bytes: int, frames: int) -> int:
+    return min(max(CHUNK_BYTES // (frame_bytes * frames), LEAST_IN_CHUNK), MOST_IN_CHUNK)
+
+
+def answer_questions(
+    questions: Questions, numbers: Sequence[int], asking: Asking, journal: Journal, progress: Progress
+) -> Clock:
+    """Puts into the journal what it does not hold yet: for each number an answer, or the error of its record."""
+    work = _Work(questions, asking, journal, progress)
+    progress.advance(sum(number in journal for number in numbers))
+    chunks = [numbers[first : first + asking.chunk] for first in range(0, len(numbers), asking.chunk)]
+    to_read = [number for chunk in chunks if work.is_open(chunk) for number in chunk]
+    with contextlib.closing(questions.ahead(to_read, depth=asking.chunk, workers=asking.workers)) as ahead:
+        for chunk in chunks:
+            if not work.is_open(chunk):
+                work.replay(chunk)
+                continue
+            with work.clock.measure("waiting for media"):
+                asked = [next(ahead) for _ in chunk]
+            work.answer_chunk(asked)
+    return work.clock
+
+
+@dataclass(frozen=True)
+class _Work:
+    questions: Questions
+    asking: Asking
+    journal: Journal
+    progress: Progress
+    clock: Clock = field(default_factory=Clock)
+    compiled: set[Shape] = field(default_factory=set)
+
+    def is_open(self, numbers: Sequence[int]) -> bool:
+        return any(number not in self.journal for number in numbers)
+
+    def replay(self, chunk: Sequence[int]) -> None:
+        """The plan of a finished chunk once more: later batches may be padded to its shapes."""
+        shown = [self.journal[number]["shown"] for number in chunk]
+        collections.deque(self._batches([shown_bucket(each) for each in shown if each]), maxlen=0)
+
+    def answer_chunk(self, asked: Sequence[Question]) -> None:
+        broken = [question for question in asked if question.prompt is None]
+        if self.is_open([question.number for question in broken]):
+            self._keep(broken, [None] * len(broken))
+        good = [question for question in asked if question.prompt is not None]
+        for indices, shape in self._batches([question.prompt.bucket for question in good]):
+            batch = [good[i] for i in indices]
+            if self.is_open([question.number for question in batch]):
+                self._keep(batch, self._answers(batch, shape))
+
+    def _batches(self, buckets: Sequence[Bucket]) -> Iterator[tuple[list[int], Shape]]:
+        return self.asking.batcher.batches([Size(bucket, self.asking.sampling.capacity) for bucket in buckets])
+
+    def _answers(self, batch: Sequence[Question], shape: Shape) -> list[Answer]:
+        prompts, numbers = [question.prompt for question in batch], [question.number for question in batch]
+        with self.clock.measure("answering" if shape in self.compiled else "answering, compiling first"):
+            rows = batch_answers(
+                self.questions.chat, prompts, numbers, shape, self.asking.sampling, seed=self.asking.seed
+            )
+        self.compiled.add(shape)
+        return [answer for (answer,) in rows]
+
+    def _keep(self, asked: Sequence[Question], answers: Sequence[Answer | None]) -> None:
+        self.progress.advance(sum(question.number not in self.journal for question in asked))
+        pairs = zip(asked, answers, strict=True)
+        self.journal.add((question.number, _result(question, answer)) for question, answer in pairs)
+
+
+def _result(question: Question, answer: Answer | None) -> dict[str, Any]:
+    """What the journal keeps of a question."""
+    result: dict[str, Any] = {"error": question.error, "shown": question.shown}
+    if answer is None:
+        return result
+    if not np.isfinite(answer.logprobs).all():
+        return result | {"error": "the model's log-probs are not finite numbers"}
+    return result | {"output": answer.text, "answer_tokens": len(answer.token_ids), "stopped": answer.stopped}

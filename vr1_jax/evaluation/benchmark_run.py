@@ -1,0 +1,190 @@
+"""A benchmark from its files to its output: `scripts/evaluate.py` without the command line."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from vr1_jax.data.frames import EVALUATION_BUDGET, IMAGE_BUDGET, FrameBudget
+from vr1_jax.data.layout import PositionRule
+from vr1_jax.data.prompts import Preset, prompt_style
+from vr1_jax.data.record_file import RecordFile
+from vr1_jax.data.records import RecordError
+from vr1_jax.evaluation import identity
+from vr1_jax.evaluation.answering import Asking, Clock, answer_questions, chunk_size
+from vr1_jax.evaluation.batching import Batcher
+from vr1_jax.evaluation.benchmarks import recognise
+from vr1_jax.evaluation.chat_model import ChatModel, load_chat_model
+from vr1_jax.evaluation.journal import Journal, OtherSettings
+from vr1_jax.evaluation.output import Progress, whole_file
+from vr1_jax.evaluation.questions import Questions
+from vr1_jax.evaluation.results import final_acc, result_of, summarize
+from vr1_jax.evaluation.room import rows_per_device
+from vr1_jax.sampling.generate import SamplingConfig
+from vr1_jax.sharding import make_mesh
+
+CHANNELS = 3
+# What may differ between a run and its resumption: the same files elsewhere are the same files.
+NAMES = ("model.name", "annotations.name")
+
+
+class EvaluationError(ValueError):
+    """A benchmark that cannot be evaluated; the message names the file."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What to evaluate, and how. The last four fields change no answer beyond rounding."""
+
+    model: Path
+    annotations: Path
+    media_root: Path
+    out: Path
+    frames: FrameBudget = EVALUATION_BUDGET
+    sampling: SamplingConfig = SamplingConfig(1024, temperature=0.01, top_p=0.001)
+    rules: str = "fixed"
+    prompt: Preset = "fixed"
+    positions: PositionRule = "published"
+    dtype: str | None = None
+    seed: int = 0
+    limit: int | None = None  # the first records only
+    tensor: int = 1  # devices that hold the weights together
+    rows: int | None = None  # at once on one device; None for as many as fit
+    workers: int | None = None  # threads that read media, each with a process of its own
+    force: bool = False
+
+
+def journal_path(out: Path) -> Path:
+    return out.with_name(f"{out.name}.answers.jsonl")
+
+
+def timing_path(out: Path) -> Path:
+    return out.with_name(f"{out.name}.timing.json")
+
+
+def evaluate(evaluation: Evaluation) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Writes the output file; its content without the single results, and where the time went."""
+    records = RecordFile(evaluation.annotations)
+    numbers = range(len(records))[: evaluation.limit]
+    if not numbers:
+        raise EvaluationError(f"{evaluation.annotations}: holds no records")
+    mesh = make_mesh(data=-1, fsdp=1, tensor=evaluation.tensor)
+    chat = load_chat_model(evaluation.model, dtype=evaluation.dtype, rule=evaluation.positions, mesh=mesh)
+    style = prompt_style(evaluation.prompt, "evaluation")
+    questions = Questions(records, evaluation.media_root, chat, style, evaluation.frames)
+    passport = describe(evaluation, chat)
+    with _open_journal(evaluation, passport) as journal, Progress("answered", len(numbers)) as progress:
+        known = len(journal)
+        clock = answer_questions(questions, numbers, _asking(evaluation, chat), journal, progress)
+        timing = _timing(clock, chat, len(numbers) - known)
+        benchmark = recognise(evaluation.annotations.stem, (_record(records, number) for number in numbers))
+        results = [result_of(_record(records, number), journal[number], evaluation.rules) for number in numbers]
+    content = {
+        "final_acc": [final_acc(results)],
+        "summary": summarize(results, benchmark, evaluation.rules),
+        "passport": passport,
+    }
+    with whole_file(evaluation.out) as file:
+        json.dump({"results": results} | content, file, indent=1, ensure_ascii=False, allow_nan=False)
+        file.write("\n")
+    with whole_file(timing_path(evaluation.out)) as file:
+        json.dump(timing, file, indent=1)
+    journal.path.unlink()
+    return content, timing
+
+
+def check_media(evaluation: Evaluation) -> list[str]:
+    """Why records cannot be asked, as far as files tell before any model is loaded; an error if none can."""
+    records, found = RecordFile(evaluation.annotations), []
+    for number in (numbers := range(len(records))[: evaluation.limit]):
+        try:
+            sample = records[number]
+            if sample.path is not None:
+                sample.media(evaluation.media_root)
+        except RecordError as error:
+            found.append(str(error))
+    if found and len(found) == len(numbers):
+        raise EvaluationError(f"no record can be asked; the first: {found[0]}")
+    return found
+
+
+def describe(evaluation: Evaluation, chat: ChatModel) -> dict[str, Any]:
+    """All that the answers depend on; and `rules`, which they do not."""
+    style = prompt_style(evaluation.prompt, "evaluation")
+    passport = {
+        "model": {
+            "name": evaluation.model.name,
+            "weights_sha256": identity.weights_hash(evaluation.model),
+            "assets_sha256": identity.assets_hash(evaluation.model),
+        },
+        "annotations": {
+            "name": evaluation.annotations.name,
+            "sha256": identity.file_hash(evaluation.annotations),
+            "limit": evaluation.limit,
+        },
+        "rules": evaluation.rules,
+        "prompt": {"preset": evaluation.prompt} | dataclasses.asdict(style),
+        "frames": dataclasses.asdict(evaluation.frames),
+        "images": dataclasses.asdict(IMAGE_BUDGET),
+        "positions": evaluation.positions,
+        "decoding": dataclasses.asdict(evaluation.sampling),
+        "seed": evaluation.seed,
+        "dtype": str(chat.dtype),
+        "device": identity.device_kind(),
+        "versions": identity.versions(),
+    }
+    return json.loads(json.dumps(passport))
+
+
+def _open_journal(evaluation: Evaluation, passport: dict[str, Any]) -> Journal:
+    settings = _flat({name: value for name, value in passport.items() if name != "rules"})
+    settings = {name: value for name, value in settings.items() if name not in NAMES}
+    path = journal_path(evaluation.out)
+    try:
+        return Journal(path, settings)
+    except OtherSettings:
+        if not evaluation.force:
+            raise
+    path.unlink()
+    return Journal(path, settings)
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}: a setting that differs is then named by itself."""
+    flat = {}
+    for name, value in tree.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def _asking(evaluation: Evaluation, chat: ChatModel) -> Asking:
+    frame_bytes = int(evaluation.frames.pixel_range(evaluation.frames.max_frames)[1]) * CHANNELS
+    return Asking(
+        evaluation.sampling,
+        evaluation.seed,
+        Batcher(chat.devices, rows_per_device(chat, evaluation.rows)),
+        chunk_size(frame_bytes, evaluation.frames.max_frames),
+        evaluation.workers,
+    )
+
+
+def _record(records: RecordFile, number: int) -> Any:
+    try:
+        return records.raw(number)
+    except RecordError:
+        return {}
+
+
+def _timing(clock: Clock, chat: ChatModel, answered: int) -> dict[str, Any]:
+    total = clock.total
+    return {
+        "questions": answered,
+        "seconds": round(total, 3),
+        "by_activity": {name: round(seconds, 3) for name, seconds in clock.seconds.items()},
+        "share_waiting_for_media": round(clock.seconds.get("waiting for media", 0.0) / total, 4),
+        "devices": jax.device_count(),
+        "batches_split_over": chat.devices,
+    }
