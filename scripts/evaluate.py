@@ -97,10 +97,7 @@ def evaluation_of(chosen: argparse.Namespace) -> "Evaluation":
         chosen.max_new_tokens, 0.0 if chosen.greedy else chosen.temperature, 1.0 if chosen.greedy else chosen.top_p
     )
     return Evaluation(
-        **{
-            name: getattr(chosen, name)
-            for name in ("model", "annotations", "media_root", "out", "rules", "prompt")
-        },
+        **{name: getattr(chosen, name) for name in AS_CHOSEN},
         frames=frame_budget(chosen.frames, EVALUATION_BUDGET),
         sampling=sampling,
         workers=chosen.workers or min(16, cpu_count()),
