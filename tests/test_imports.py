@@ -19,7 +19,9 @@ ALLOWED = {
 }
 BELOW_ALL = {*ALLOWED, "config"}
 ALLOWED |= {"config": set(ALLOWED) | {"training", "evaluation"}, "training": BELOW_ALL, "evaluation": BELOW_ALL}
+ALLOWED["benchmark"] = BELOW_ALL | {"training"}
 ALLOWED["annotation"] = BELOW_ALL | {"evaluation"}
+ALLOWED["command_line"] = {*ALLOWED}
 NEVER = {"torch", "torchvision", "scripts", "convert", "configs", "pickle"}
 HEAVY = {"jax", "jaxlib", "flax", "optax", "orbax"}
 

@@ -76,6 +76,20 @@ def test_greedy_is_transformers_greedy(ask, reference, see, media, kind):
         assert generated[0, len(tokens) :].tolist() == found["completions"][0]["token_ids"]
 
 
+def test_the_rule_of_positions_is_followed(ask, reference, see, small_world):
+    """Twenty seconds in two frames: here the rules part, and each agrees with its own reference only."""
+    path = small_world / "media/slow.mp4"
+    seen = see(path, frames=4)
+    for rule, other in (("published", "transformers5"), ("transformers5", "published")):
+        found = ask("--greedy", "--frames", 4, "--video", path, "--positions", rule)
+        prompt = reference.prompt(QUESTION, seen)
+        (answer,) = found["completions"]
+        for compared, agrees in ((rule, True), (other, False)):
+            logps = reference.logps(prompt, seen, answer["token_ids"], compared)
+            chosen = logps[range(len(logps)), answer["token_ids"]]
+            assert (abs(chosen - answer["logprobs"]).max() < 1e-4) == agrees
+
+
 def test_what_was_seen_is_reported(ask, media):
     found = ask("--video", media["video"], "--frames", 4, "--greedy")
     seen = found["media"]
@@ -104,7 +118,7 @@ def test_sampling(ask):
     assert ask(*hot, "--seed", 5, plain=True) == "".join(f"[{n}]\n{text}\n" for n, text in enumerate(texts, 1))
 
 
-@pytest.mark.parametrize("choice", [("--greedy",), ("--seed", "3")])
+@pytest.mark.parametrize("choice", [("--greedy",), ("--seed", "3"), ("--n", "3", "--temperature", "1.5")])
 def test_streaming_shows_the_same_text(command, ask, tiny_model, monkeypatch, choice):
     class Terminal(io.StringIO):
         writes = 0

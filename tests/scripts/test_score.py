@@ -158,6 +158,27 @@ def test_bad_lines_cost_themselves(run, scored, records, capsys):
     assert f"2 of {len(bad) + 2} scored, {len(bad)} errors" in capsys.readouterr().out
 
 
+def test_a_json_list_is_read_too(main, tiny_model, small_world, scored, records, tmp_path, capsys):
+    files = ["--model", str(tiny_model), "--media-root", str(small_world / "media"), "--records"]
+
+    def score(content: str, name: str):
+        (tmp_path / f"{name}.json").write_text(content)
+        return main([*files, str(tmp_path / f"{name}.json"), "--out", str(tmp_path / f"{name}.out")])
+
+    broken = [records[1], records[0] | {"problem": None}, records[4]]
+    assert score(f"\n {json.dumps(broken, indent=1)}\n", "list") == 0
+    found = [json.loads(line) for line in (tmp_path / "list.out").read_text().splitlines()]
+    assert [line["index"] for line in found] == [0, 1, 2]
+    assert "field 'problem': is null" in found[1]["error"]
+    for line, n in ((found[0], 1), (found[2], 4)):
+        np.testing.assert_allclose(line["logprobs"], scored[n]["logprobs"], atol=TOLERANCE / 2, rtol=0)
+    capsys.readouterr()
+    assert score("[1, 2]", "numbers") == 1
+    assert "record 0 is not an object" in capsys.readouterr().err
+    assert score("[]", "empty") == 1
+    assert "holds no records" in capsys.readouterr().err
+
+
 def test_nothing_scored_is_a_failure(run, records):
     code, lines = run([records[0] | {"path": "./nowhere.mp4"}])
     assert code == 1

@@ -1,0 +1,165 @@
+"""What the commands share: arguments that mean the same in all of them, exit codes, and one line for a mistake.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted. Nothing slow is imported before it
+is needed, so that `--help` answers at once.
+"""
+
+import os
+import sys
+from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from vr1_jax.data.frames import FrameBudget, ImageBudget
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
+
+class UsageError(ValueError):
+    """Arguments that do not go together; the message names them."""
+
+
+def run(name: str, work: Callable[[], int | None], *, out: Path | None = None, interrupted: str = "") -> int:
+    """The exit code of `work`, which is what it returns or 0. Mistakes get one line, faults of ours a traceback.
+
+    `out` is named when the system cannot write and does not say where; `interrupted` says what Ctrl-C leaves.
+    """
+    try:
+        code = work() or 0
+        sys.stdout.flush()  # here, and not when Python ends: an error would be lost
+    except KeyboardInterrupt:
+        return _fail(name, "; ".join(filter(None, ("interrupted", interrupted))), INTERRUPTED)
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        misused, failed = _anticipated()
+        if not isinstance(error, (*misused, *failed, OSError)) and not _no_space(error):
+            raise
+        return _fail(name, _describe(error, out), 2 if isinstance(error, misused) else 1)
+    return code
+
+
+def _fail(name: str, message: str, code: int) -> int:
+    print(f"{name}: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _describe(error: Exception, out: Path | None) -> str:
+    if _no_space(error):
+        return f"{getattr(error, 'filename', None) or out or 'output'}: the disk is full; nothing was kept"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or out or 'output'}: {error.strerror}"
+    return str(error)
+
+
+def _no_space(error: Exception) -> bool:
+    from vr1_jax.weights.output import out_of_space
+
+    return isinstance(error, OSError | ValueError) and out_of_space(error)
+
+
+def _anticipated() -> tuple[tuple[type[Exception], ...], tuple[type[Exception], ...]]:
+    """Errors of wrong usage, and of work that fails for a reason outside of this program."""
+    from vr1_jax.annotation.rules import RuleError
+    from vr1_jax.config import ConfigError
+    from vr1_jax.data.frames import MediaError
+    from vr1_jax.evaluation.chat_model import OutOfDeviceMemory
+    from vr1_jax.evaluation.journal import JournalError
+    from vr1_jax.evaluation.output import OutputExists
+    from vr1_jax.training.errors import ANTICIPATED, MISCONFIGURED
+    from vr1_jax.weights.errors import OutputError
+
+    misused = (UsageError, ConfigError, OutputExists, OutputError, RuleError, *MISCONFIGURED)
+    return misused, (MediaError, OutOfDeviceMemory, JournalError, *ANTICIPATED)
+
+
+class Parser(ArgumentParser):
+    """Shows the head of the script as its help, and says what is wrong in one line."""
+
+    def __init__(self, description: str):
+        super().__init__(description=description, formatter_class=RawDescriptionHelpFormatter)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog.removesuffix('.py')}: {message}; --help lists what there is\n")
+
+
+def existing_directory(text: str) -> Path:
+    path = Path(text)
+    if not path.is_dir():
+        raise ArgumentTypeError(f"{text}: {'not a directory' if path.exists() else 'no such directory'}")
+    return path
+
+
+def positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ArgumentTypeError(f"{number}: must be at least 1")
+    return number
+
+
+def add_model(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", type=Path, required=True, metavar="DIR", help="Hugging Face, converted or run directory"
+    )
+
+
+def add_records(parser: ArgumentParser, what: str = "JSON list or JSON lines") -> None:
+    parser.add_argument("--records", type=Path, required=True, metavar="FILE", help=what)
+    parser.add_argument(
+        "--media-root", type=Path, required=True, metavar="DIR", help="what the records' paths are relative to"
+    )
+
+
+def check_media_root(path: Path) -> None:
+    if not path.is_dir():
+        raise UsageError(f"--media-root {path}: no such directory; it holds the records' media")
+
+
+def add_frames(parser: ArgumentParser) -> None:
+    what = "most frames of a video; default as training: 2 a second, 4 to 16"
+    parser.add_argument("--frames", type=int, metavar="N", help=what)
+
+
+def add_budgets(parser: ArgumentParser) -> None:
+    """For commands that prepare or show training data; `training_budgets` reads them."""
+    parser.add_argument("--frames", type=int, default=16, metavar="N", help="most frames of a video; default 16")
+    for kind, units, what in (
+        ("frame", 128, "pixels of a frame after resizing"),
+        ("image", 256, "most pixels of an image after resizing"),
+    ):
+        what = f"{what}; default {units} x 28 x 28"
+        parser.add_argument(f"--{kind}-pixels", type=int, default=units * 28 * 28, metavar="N", help=what)
+
+
+def add_positions(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--positions",
+        choices=("published", "transformers5"),
+        default="published",
+        help="how positions go on after a video: as the model was trained (default), or as transformers 5 has it",
+    )
+
+
+def clip_budget(frames: int | None) -> "FrameBudget":
+    """The training budget with another limit of frames."""
+    from vr1_jax.data.frames import TRAINING_BUDGET
+    from vr1_jax.evaluation.prompting import frame_budget
+
+    try:
+        return frame_budget(frames, TRAINING_BUDGET)
+    except ValueError as error:
+        raise UsageError(f"--frames: {error}") from None
+
+
+def training_budgets(chosen: Namespace) -> "tuple[FrameBudget, ImageBudget]":
+    from vr1_jax.data.frames import TRAINING_BUDGET, FrameBudget, ImageBudget
+
+    fewest, pixels = min(TRAINING_BUDGET.min_frames, chosen.frames), chosen.frame_pixels
+    try:
+        frames = FrameBudget(min_frames=fewest, max_frames=chosen.frames, min_pixels=pixels, max_pixels=pixels)
+        return frames, ImageBudget(max_pixels=chosen.image_pixels)
+    except ValueError as error:
+        raise UsageError(f"--frames, --frame-pixels or --image-pixels: {error}") from None
