@@ -43,6 +43,7 @@ def test_sft_learns_and_is_evaluated(sft):
     assert [line["step"] for line in lines] == [0, 1, 2, 3]
     assert lines[-1]["loss"] < lines[0]["loss"]
     assert 0 <= lines[-1]["heldout_accuracy"] <= 1
+    assert {f"heldout_accuracy/built-in/{task}" for task in ("blinks", "shape")} <= lines[-1].keys()
     environment = json.loads((sft / "environment.json").read_text())
     assert environment["config"]["seed"] == 0
     assert environment["versions"]["jax"] == jax.__version__

@@ -108,20 +108,6 @@ def sft_step(
     return state, {"loss": value, **metrics, **update_metrics}
 
 
-@functools.partial(jax.jit, static_argnames=("microbatches", "compute_dtype"))
-def sft_loss(
-    model: Qwen25VL, batch: Supervised, *, microbatches: int = 1, compute_dtype: DTypeLike = jnp.bfloat16
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Held-out loss: the sum over tokens, and how many there are."""
-
-    def one(part: Supervised):
-        value, metrics = supervised_loss(cast(model, compute_dtype), part)
-        return value, metrics["tokens"]
-
-    values, tokens = jax.lax.map(one, split_rows(batch, microbatches))
-    return values.sum(), tokens.sum()
-
-
 def supervised_loss(model: Qwen25VL, batch: Supervised) -> tuple[jax.Array, Metrics]:
     """Summed negative log-probs of the targets, and of the prompt where its mask says so."""
     of_prompt, of_targets = qwen25vl.forward_completions(model, batch.prompt, batch.tokens)
