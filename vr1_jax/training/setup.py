@@ -208,7 +208,6 @@ def make_pipeline(
     buckets = {"video": data.video_buckets, "image": data.image_buckets, "text": data.text_buckets}
     if not training:  # sizes are known of the training records only: one bucket for all
         buckets = {kind: (_union(choice),) if choice else () for kind, choice in buckets.items()}
-    supervised = training and not rl  # held-out questions are only asked
     return Pipeline(
         [Source(RecordFile(path), Path(data.media_root)) for path in records],
         Encoder(
@@ -217,7 +216,7 @@ def make_pipeline(
             data.images,
             geometry,
             prompt_style(data.prompt, "rl" if rl else "sft"),
-            data.loss_on if supervised else None,
+            None if rl else data.loss_on,
         ),
         layout,
         CachedMedia(data.cache, reader) if data.cache else reader,
@@ -227,7 +226,7 @@ def make_pipeline(
             seed=config.seed,
             weights=_weights(data) if training else None,
             shuffle=data.shuffle if (rl or not training) and config.rollout.shuffled_group else None,
-            answer_tokens=data.answer_tokens if supervised else None,
+            answer_tokens=None if rl else data.answer_tokens,
         ),
         sizes=np.load(data.sizes) if data.sizes and training else None,
         known=quarantine.known if training else frozenset(),
@@ -244,11 +243,11 @@ def _weights(data: DataConfig) -> dict[str, float] | None:
     share = data.image_share
     return None if share is None else {"image": share, "video": 1.0 - share}
 
+
 def abstract_state(config: TrainConfig, model_config: ModelConfig, mesh: Mesh) -> TrainState:
     """Shapes, dtypes and places of all that training keeps, without any of it."""
     like = jax.eval_shape(lambda: init_state(Qwen25VL(model_config, jax.random.key(0)), config.optimizer))
     return abstract(like, TRAIN_RULES, mesh)
-
 
 
 def _fresh_state(config: TrainConfig, model_config: ModelConfig, like: TrainState, mesh: Mesh) -> TrainState:
