@@ -1,4 +1,4 @@
-"""One answer to each question of a benchmark: batched on the device, media read ahead, nothing done twice.
+"""Answers to many questions: batched on the device, media read ahead, nothing done twice.
 
 Questions are taken in chunks and batched within one. The plan of batches follows from the questions alone, so
 a run that was stopped goes on with the very batches it would have had, and ends with the same answers.
@@ -7,7 +7,7 @@ a run that was stopped goes on with the very batches it would have had, and ends
 import collections
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,6 +54,14 @@ class Asking:
     batcher: Batcher
     chunk: int
     workers: int | None
+    n: int = 1  # answers to each question
+    keep: Callable[[Sequence[Answer]], dict[str, Any]] = lambda answers: kept(*answers)  # for the journal
+
+
+def kept(answer: Answer) -> dict[str, Any]:
+    if not np.isfinite(answer.logprobs).all():
+        return {"error": "the model's log-probs are not finite numbers"}
+    return {"output": answer.text, "answer_tokens": len(answer.token_ids), "stopped": answer.stopped}
 
 
 def chunk_size(frame_bytes: int, frames: int) -> int:
@@ -107,28 +115,25 @@ class _Work:
                 self._keep(batch, self._answers(batch, shape))
 
     def _batches(self, buckets: Sequence[Bucket]) -> Iterator[tuple[list[int], Shape]]:
-        return self.asking.batcher.batches([Size(bucket, self.asking.sampling.capacity) for bucket in buckets])
+        answer = self.asking.n * self.asking.sampling.capacity
+        return self.asking.batcher.batches([Size(bucket, answer) for bucket in buckets])
 
-    def _answers(self, batch: Sequence[Question], shape: Shape) -> list[Answer]:
+    def _answers(self, batch: Sequence[Question], shape: Shape) -> list[list[Answer]]:
+        asking, chat = self.asking, self.questions.chat
         prompts, numbers = [question.prompt for question in batch], [question.number for question in batch]
         with self.clock.measure("answering" if shape in self.compiled else "answering, compiling first"):
-            rows = batch_answers(
-                self.questions.chat, prompts, numbers, shape, self.asking.sampling, seed=self.asking.seed
-            )
+            rows = batch_answers(chat, prompts, numbers, shape, asking.sampling, seed=asking.seed, n=asking.n)
         self.compiled.add(shape)
-        return [answer for (answer,) in rows]
+        return rows
 
-    def _keep(self, asked: Sequence[Question], answers: Sequence[Answer | None]) -> None:
+    def _keep(self, asked: Sequence[Question], answers: Sequence[Sequence[Answer] | None]) -> None:
         self.progress.advance(sum(question.number not in self.journal for question in asked))
         pairs = zip(asked, answers, strict=True)
-        self.journal.add((question.number, _result(question, answer)) for question, answer in pairs)
+        self.journal.add((question.number, self._result(question, found)) for question, found in pairs)
 
-
-def _result(question: Question, answer: Answer | None) -> dict[str, Any]:
-    """What the journal keeps of a question."""
-    result: dict[str, Any] = {"error": question.error, "shown": question.shown}
-    if answer is None:
-        return result
-    if not np.isfinite(answer.logprobs).all():
-        return result | {"error": "the model's log-probs are not finite numbers"}
-    return result | {"output": answer.text, "answer_tokens": len(answer.token_ids), "stopped": answer.stopped}
+    def _result(self, question: Question, answers: Sequence[Answer] | None) -> dict[str, Any]:
+        """What the journal keeps of a question."""
+        result: dict[str, Any] = {"error": question.error, "shown": question.shown}
+        if answers is None:
+            return result | {"reason": question.reason}
+        return result | self.asking.keep(answers)

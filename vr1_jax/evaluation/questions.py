@@ -9,6 +9,7 @@ from vr1_jax.data.collate import Bucket, EncodedPrompt
 from vr1_jax.data.frames import EVALUATION_BUDGET, IMAGE_BUDGET, FrameBudget, ImageBudget, MediaError
 from vr1_jax.data.media import MediaReader
 from vr1_jax.data.prompts import FIXED, PromptStyle, prompt_messages, question_text
+from vr1_jax.data.quarantine import Refusal
 from vr1_jax.data.record_file import RecordFile
 from vr1_jax.data.records import RecordError, Sample
 from vr1_jax.evaluation.chat_model import ChatModel
@@ -23,6 +24,7 @@ class Question:
     prompt: EncodedPrompt | None = None
     shown: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
+    reason: str | None = None  # of the error, one word for counting
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ class Questions:
         try:
             return self._read(number, self.records[number], reader)
         except (RecordError, MediaError) as error:
-            return Question(number, error=" ".join(str(error).split()))
+            reason = Refusal.of(error, str(self.records.path), number).reason
+            return Question(number, error=" ".join(str(error).split()), reason=reason)
 
     def _read(self, number: int, sample: Sample, reader: MediaReader) -> Question:
         view, geometry = None, self.chat.geometry
