@@ -7,6 +7,7 @@ or do not (which shape, which word). SFT stops early, so that there is something
 """
 
 import dataclasses
+from pathlib import Path
 
 from vr1_jax.config import DataConfig, RolloutConfig, TrainConfig
 from vr1_jax.data.collate import Bucket
@@ -71,4 +72,32 @@ def get_config() -> TrainConfig:
         optimizer=OptimizerConfig(learning_rate=5e-4, total_steps=RL_STEPS, warmup_steps=5, clip_norm=1.0),
         checkpoint=CheckpointConfig(every=50),
         watch=WatchConfig(evaluate_every=50),
+    )
+
+
+def placed(config: TrainConfig, out: Path, seed: int, steps: int | None = None) -> TrainConfig:
+    """The config with its files under `out` instead of `RUNS`, with this seed and number of steps."""
+    steps = steps or config.steps
+
+    def moved(path: str) -> str:
+        return str(out / Path(path).relative_to(RUNS))
+
+    data = dataclasses.replace(
+        config.data,
+        records=tuple(map(moved, config.data.records)),
+        heldout=tuple(map(moved, config.data.heldout)),
+        media_root=moved(config.data.media_root),
+    )
+    warmup = min(config.optimizer.warmup_steps, steps)
+    optimizer = dataclasses.replace(config.optimizer, total_steps=steps, warmup_steps=warmup)
+    every = min(config.watch.evaluate_every, steps)
+    return dataclasses.replace(
+        config,
+        model=moved(config.model),
+        run=moved(config.run),
+        steps=steps,
+        seed=seed,
+        data=data,
+        optimizer=optimizer,
+        watch=dataclasses.replace(config.watch, evaluate_every=every),
     )

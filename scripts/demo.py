@@ -55,21 +55,8 @@ def main(arguments: list[str] | None = None) -> int:
     counts = write_world(out / "world", dataclasses.replace(demo.WORLD, seed=chosen.seed))
     print(", ".join(f"{count} {split} questions" for split, count in counts.items()))
 
-    def placed(config, steps: int | None):
-        """The config under `out`, with this seed and number of steps."""
-        steps = steps or config.steps
-        here = {name: str(out / Path(getattr(config, name)).relative_to(demo.RUNS)) for name in ("model", "run")}
-        data = dataclasses.replace(
-            config.data,
-            records=(str(out / "world/train.json"),),
-            heldout=(str(out / "world/heldout.json"),),
-            media_root=str(out / "world/media"),
-        )
-        warmup = min(config.optimizer.warmup_steps, steps)
-        optimizer = dataclasses.replace(config.optimizer, total_steps=steps, warmup_steps=warmup)
-        return dataclasses.replace(config, **here, steps=steps, seed=chosen.seed, data=data, optimizer=optimizer)
-
-    sft, rl = placed(demo.get_sft_config(), chosen.sft_steps), placed(demo.get_config(), chosen.rl_steps)
+    sft = demo.placed(demo.get_sft_config(), out, chosen.seed, chosen.sft_steps)
+    rl = demo.placed(demo.get_config(), out, chosen.seed, chosen.rl_steps)
     say("SFT cold start of a model of one million random weights: it learns to look and the form of an answer")
     if int(train(sft).step) < sft.steps:
         return 1  # stopped by a signal

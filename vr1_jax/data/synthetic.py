@@ -128,7 +128,7 @@ def _write_record(
         "process": f"<think>{scene.reasoning}</think>",
         "solution": f"<answer>{answer or scene.answers[right]}</answer>",
         "path": f"./{path}",
-        "data_source": f"built-in/{task.name}",
+        "data_source": f"{'misleading' if split == 'misleading' else 'built-in'}/{task.name}",
     }
 
 

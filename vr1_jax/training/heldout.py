@@ -62,6 +62,8 @@ def evaluate(config: TrainConfig, program: Program, model: Qwen25VL) -> dict[str
     if 1 < len(names := np.unique(sources)) <= _MOST_SOURCES:
         for name in names:
             metrics |= _accuracy(f"heldout_accuracy/{name}", table.accuracy[sources == name])
+            shuffled = table.shuffled[sources == name]
+            metrics |= _accuracy(f"heldout_accuracy_shuffled/{name}", shuffled[~np.isnan(shuffled)])
     if table.tokens.any():
         metrics["heldout_loss"] = float(table.loss.sum() / table.tokens.sum())
     return metrics

@@ -1,0 +1,46 @@
+"""python scripts/shortcut_study.py        (by itself this config is the study's arm `reward`)
+
+Does T-GRPO make a model look at the order of frames when something easier is there?
+
+The demo's world with a static shortcut: every video that needs order is framed in a colour that stands for an
+answer, the right one three times out of four. A model that follows the colour scores 0.75 without looking
+further, whatever the order of frames, and nothing on the questions whose colour lies. The arms differ in the
+algorithm only and start from the same SFT model.
+
+Expect   some 3 minutes for each arm and seed on two CPU cores.
+"""
+
+import dataclasses
+
+import demo
+
+from vr1_jax.config import TrainConfig
+from vr1_jax.rl.advantages import GRPOConfig
+
+WORLD = dataclasses.replace(demo.WORLD, heldout=240, static_shortcut=0.75)
+
+# What each arm does with the temporal bonus.
+ARMS: dict[str, GRPOConfig] = {
+    "grpo": dataclasses.replace(GRPOConfig.paper(), alpha=0.0),
+    "reward": GRPOConfig.paper(),
+    "reward, not divided by std": dataclasses.replace(GRPOConfig.paper(), normalize_std=False),
+    "advantage": GRPOConfig.fixed(),
+}
+
+
+def get_sft_config() -> TrainConfig:
+    config = demo.get_sft_config()
+    data = dataclasses.replace(
+        config.data,
+        heldout=(f"{demo.RUNS}/world/heldout.json", f"{demo.RUNS}/world/misleading.json"),
+    )
+    return dataclasses.replace(config, data=data)
+
+
+def get_config(arm: str = "reward") -> TrainConfig:
+    """`arm` is a key of ARMS. All arms sample shuffled frames, so that all can be measured on them."""
+    config, data = demo.get_config(), get_sft_config().data
+    grpo = dataclasses.replace(ARMS[arm], length_bonus=0.0, beta=config.grpo.beta)
+    watch = dataclasses.replace(config.watch, evaluate_every=config.steps, rollouts=False)
+    run = f"{demo.RUNS}/{arm.replace(', ', '_').replace(' ', '_')}"
+    return dataclasses.replace(config, run=run, data=data, grpo=grpo, watch=watch)
