@@ -129,6 +129,7 @@ def judge(
     )
     metrics = {**signal.metrics, "format": float(scores.format.mean()), "length": float(lengths.mean())}
     metrics |= {name: float(table.mean()) for name, table in scores.extra.items()}
+    metrics["sampled_tokens"] = float(lengths.sum() + (shuffled[1].sum() if shuffled else 0))
     if against is not None and is_video.any():
         metrics["accuracy_video"] = float(scores.accuracy[is_video].mean())
         metrics["accuracy_shuffled"] = float(against.accuracy[is_video].mean())

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from vr1_jax.config import TrainConfig
+from vr1_jax.config import TrainConfig, to_json
 from vr1_jax.data.pipeline import Batch
 from vr1_jax.models.qwen25vl import Qwen25VL
 from vr1_jax.rl.advantages import GRPOConfig, list_differences
@@ -24,15 +24,26 @@ from vr1_jax.sharding import batch_sharding
 from vr1_jax.training import heldout, processes, setup
 from vr1_jax.training.metrics import MetricsLog, Phases, host_memory_gb, progress_line
 from vr1_jax.training.rollouts import write_rollouts
+from vr1_jax.training.speed import speed
 from vr1_jax.training.steps import cast, grpo_step, score_batch, sft_step
 from vr1_jax.training.stopping import stop_on_signal
 from vr1_jax.types import Completion, Experience, Prompt, Supervised, TrainState
 
 log = logging.getLogger("vr1_jax")
 
+_SPEED = ("tokens_per_second", "update_mfu", "host_memory_gb")
 _SHOWN = {
-    "rl": ("reward", "accuracy", "accuracy_shuffled", "length", "kl", "temporal_signal", "sampler_gap_mean"),
-    "sft": ("loss", "grad_norm", "tokens"),
+    "rl": (
+        "reward",
+        "accuracy",
+        "accuracy_shuffled",
+        "length",
+        "kl",
+        "temporal_signal",
+        "sampler_gap_mean",
+        *_SPEED,
+    ),
+    "sft": ("loss", "grad_norm", "tokens", *_SPEED),
 }
 
 
@@ -52,7 +63,7 @@ def train(config: TrainConfig) -> TrainState:
         batches = stack.enter_context(program.pipeline.batches(program.position, workers=config.data.workers))
         first = int(program.state.step) // config.updates_per_step
         metrics_log = MetricsLog(
-            run, config.watch, first_step=first, config=setup.describe(config), writes=jax.process_index() == 0
+            run, config.watch, first_step=first, config=to_json(config), writes=jax.process_index() == 0
         )
         stack.callback(metrics_log.close)
         state = program.state
@@ -108,7 +119,10 @@ def rl_step(
             )
             updates.append(metrics)
         metrics = _over_updates(jax.device_get(updates))
-    return state, {**processes.mean(judged.metrics), **metrics}
+    metrics = processes.mean(judged.metrics) | metrics
+    tokens = metrics["sampled_tokens"] * jax.process_count()
+    answers = experience.completion.tokens.shape[1:]
+    return state, metrics | speed(config, state.model.config, experience.prompt, answers, tokens, phases)
 
 
 def ask(
@@ -192,15 +206,17 @@ def supervised_step(
         batch = _draw(config, program, batches)
     mesh = program.meshes.train
     with jax.set_mesh(mesh), phases("update"):
+        examples = supervised(batch, config, mesh)
         state, metrics = sft_step(
             state,
-            supervised(batch, config, mesh),
+            examples,
             optimizer=config.optimizer,
             microbatches=config.microbatches,
             compute_dtype=config.compute_dtype,
         )
-        metrics = jax.device_get(metrics)
-    return state, _floats(metrics)
+        metrics = _floats(jax.device_get(metrics))
+    answers = examples.tokens.shape[1:]
+    return state, metrics | speed(config, state.model.config, examples.prompt, answers, metrics["tokens"], phases)
 
 
 def _draw(config: TrainConfig, program: setup.Program, batches: Iterator[Batch]) -> Batch:

@@ -75,9 +75,11 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def progress_line(step: int, steps: int, metrics: dict[str, float], shown: tuple[str, ...]) -> str:
+    """What was reached, then where the time went."""
     parts = [f"{name} {metrics[name]:.4g}" for name in shown if name in metrics]
-    seconds = sum(value for name, value in metrics.items() if name.startswith("seconds_"))
-    return f"step {step}/{steps}  " + "  ".join(parts) + f"  {seconds:.1f} s"
+    phases = {n.removeprefix("seconds_"): s for n, s in metrics.items() if n.startswith("seconds_")}
+    spent = ", ".join(f"{name} {seconds:.2g}" for name, seconds in phases.items() if seconds >= 0.01)
+    return f"step {step}/{steps}  " + "  ".join(parts) + f"  {sum(phases.values()):.1f} s ({spent})"
 
 
 def host_memory_gb() -> float:

@@ -1,0 +1,32 @@
+"""How fast a step was: tokens a second, and the share of the devices' peak that its update reached."""
+
+import jax
+
+from vr1_jax.config import TrainConfig
+from vr1_jax.models import flops
+from vr1_jax.models.config import ModelConfig
+from vr1_jax.training.metrics import Phases
+from vr1_jax.training.targets import recognise
+from vr1_jax.types import Prompt
+
+
+def speed(
+    config: TrainConfig,
+    model: ModelConfig,
+    prompt: Prompt,
+    answers: tuple[int, int],
+    tokens: float,
+    phases: Phases,
+) -> dict[str, float]:
+    """Of a step that answered (or learned) `tokens` tokens, in padded shapes `answers`: G and C.
+
+    Model FLOPs: what the update needs, padding counted and layers that are computed again not.
+    """
+    seconds = phases.seconds
+    rates = {"tokens_per_second": tokens / sum(seconds.values())}
+    if device := recognise(jax.devices()[0].device_kind):
+        batch, slices, patches, _ = prompt.patches.shape
+        work = flops.Workload(batch, slices, patches, prompt.tokens.shape[1], *answers)
+        done = flops.update(model, work) * config.epochs_per_batch
+        rates["update_mfu"] = done / (seconds["update"] * device.flops * jax.device_count())
+    return rates
