@@ -1,0 +1,54 @@
+"""A program that waits, and steps when told: so that several, each in its own process, can take turns.
+
+Every line on standard input is a command, every line on standard output its answer in JSON.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TextIO
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from vr1_jax.benchmark.timing import Stopwatch
+
+
+def serve(step: Callable[[Stopwatch], None], check: Callable[[], dict[str, float]], answers: TextIO) -> None:
+    """`step` is timed; `check` computes loss and gradient on given answers, to compare programs by."""
+    _answer(answers, {"ready": True})
+    for command in sys.stdin:
+        if command.strip() == "check":
+            _answer(answers, check())
+            continue
+        whole, phases = Stopwatch(), Stopwatch()
+        with whole("step"):
+            step(phases)
+        timing = whole.timings["step"]
+        _answer(
+            answers,
+            {
+                "seconds": timing.seconds[0],
+                "processor_seconds": timing.cpu_seconds[0],
+                "phases": {name: phase.seconds[0] for name, phase in phases.timings.items()},
+                "peak_memory": peak_memory(),
+            },
+        )
+
+
+def peak_memory() -> int:
+    """Bytes of this process's memory at its largest, everything that it loaded included."""
+    with open("/proc/self/status", encoding="ascii") as file:
+        line = next(line for line in file if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
+
+def own_standard_output() -> TextIO:
+    """The stream for answers; whatever libraries print goes to standard error from now on."""
+    answers, sys.stdout = sys.stdout, sys.stderr
+    return answers
+
+
+def _answer(answers: TextIO, content: dict[str, Any]) -> None:
+    answers.write(json.dumps(content) + "\n")
+    answers.flush()

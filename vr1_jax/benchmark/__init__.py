@@ -1,0 +1,1 @@
+"""Speed, measured: inputs are built in and weights are random, so that a bare machine suffices."""

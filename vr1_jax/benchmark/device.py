@@ -1,0 +1,71 @@
+"""The machine: what it is, and what it reaches at best. Shares of a peak are shares of what was measured here."""
+
+import importlib.metadata
+import os
+import platform
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """Of all devices together, measured on the first."""
+
+    flops: float  # a second, of one large matrix product in the compute dtype
+    bytes: float  # a second, read and written by one large copy
+    devices: int
+
+
+def describe() -> dict[str, Any]:
+    names = ("jax", "jaxlib", "flax", "optax", "numpy")
+    device = jax.devices()[0]
+    return {
+        "device": device.device_kind if device.platform != "cpu" else _processor(),
+        "platform": device.platform,
+        "devices": jax.device_count(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "date": time.strftime("%Y-%m-%d"),
+        "versions": {"python": platform.python_version(), **{n: importlib.metadata.version(n) for n in names}},
+    }
+
+
+def measure_peaks(dtype: str) -> Peaks:
+    on_cpu = jax.devices()[0].platform == "cpu"
+    side, count = (2048, 2**25) if on_cpu else (8192, 2**29)
+    square = jnp.ones((side, side), dtype)
+    flops = 2 * side**3 / _fastest(jax.jit(lambda x: x @ x), square)
+    del square
+    line = jnp.ones(count, jnp.float32)
+    moved = 2 * line.nbytes / _fastest(jax.jit(lambda x: x + 1), line)
+    return Peaks(flops * jax.device_count(), moved * jax.device_count(), jax.device_count())
+
+
+def peak_memory() -> int:
+    """Bytes: of the fullest device, or of this process where memory is the host's."""
+    peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in jax.local_devices()]
+    return max(peaks) or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _fastest(f: Callable[[jax.Array], jax.Array], x: jax.Array, repeats: int = 8) -> float:
+    jax.block_until_ready(f(x))
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(f(x))
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+    except FileNotFoundError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
