@@ -21,6 +21,7 @@ BELOW_ALL = {*ALLOWED, "config"}
 ALLOWED |= {"config": set(ALLOWED) | {"training", "evaluation"}, "training": BELOW_ALL, "evaluation": BELOW_ALL}
 ALLOWED["benchmark"] = BELOW_ALL | {"training"}
 ALLOWED["annotation"] = BELOW_ALL | {"evaluation"}
+ALLOWED["report"] = BELOW_ALL | {"training", "evaluation"}
 ALLOWED["command_line"] = {*ALLOWED}
 NEVER = {"torch", "torchvision", "scripts", "convert", "configs", "pickle"}
 HEAVY = {"jax", "jaxlib", "flax", "optax", "orbax"}
