@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import jax
+import numpy as np
 import pytest
 from tiny_runs import rl_config
 
@@ -57,3 +58,9 @@ def test_devices_are_known_by_jaxs_names(kind, name):
 def test_the_progress_line_tells_results_then_seconds():
     metrics = {"reward": 1.25, "seconds_rollout": 2.0, "seconds_update": 1.0, "seconds_data": 0.0001}
     assert progress_line(3, 9, metrics, ("reward", "kl")) == "step 3/9  reward 1.25  3.0 s (rollout 2, update 1)"
+
+
+def test_padding_counts_slots_without_a_token_and_patches_of_no_window():
+    prompt = {"mask": np.array([[0, 1, 1, 1]] * 2, bool), "patch_windows": np.array([[[0, 1, -1, -1]]] * 2)}
+    answered = np.array([[1, 1, 1, 0], [1, 0, 0, 0]], bool)
+    assert speed.padding(prompt, answered, 3) == {"padding_tokens": pytest.approx(4 / 14), "padding_patches": 0.5}

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Key
+from jaxtyping import Array, Bool, Key
 
 from vr1_jax.models.qwen25vl import Qwen25VL
 from vr1_jax.rewards.scoring import RewardFunction, Scores, score_groups
@@ -80,16 +80,20 @@ def local_rows(x: jax.Array) -> np.ndarray:
 
 
 def trim(completion: Completion, capacity: int) -> Completion:
-    """Drop slots that no answer of the batch reached; in quarters, so that few shapes compile."""
-    longest = int(_longest(completion.mask))
-    quarter = -(-capacity // 4)
-    slots = min(capacity, -(-max(longest, 1) // quarter) * quarter)
+    """Drop slots that no answer of the batch reached."""
+    slots = slots_reached(completion.mask, capacity)
     return Completion(
         completion.tokens[..., :slots],
         completion.mask[..., :slots],
         completion.logps[..., :slots],
         completion.stopped,
     )
+
+
+def slots_reached(mask: Bool[Array, "B G C"], capacity: int) -> int:
+    """The length of the batch's longest answer, over all processes; in quarters, so that few shapes compile."""
+    quarter = -(-capacity // 4)
+    return min(capacity, -(-max(int(_longest(mask)), 1) // quarter) * quarter)
 
 
 @jax.jit

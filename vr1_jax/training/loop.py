@@ -17,14 +17,14 @@ from vr1_jax.config import TrainConfig, to_json
 from vr1_jax.data.pipeline import Batch
 from vr1_jax.models.qwen25vl import Qwen25VL
 from vr1_jax.rl.advantages import GRPOConfig, list_differences
-from vr1_jax.rl.experience import Judged, judge, place, place_rows, texts, trim
+from vr1_jax.rl.experience import Judged, judge, place, place_rows, slots_reached, texts, trim
 from vr1_jax.rl.refill import Pool
 from vr1_jax.sampling.placement import rollout_params
 from vr1_jax.sharding import batch_sharding
 from vr1_jax.training import heldout, processes, setup
 from vr1_jax.training.metrics import MetricsLog, Phases, host_memory_gb, progress_line
 from vr1_jax.training.rollouts import write_rollouts
-from vr1_jax.training.speed import speed
+from vr1_jax.training.speed import padding, speed
 from vr1_jax.training.steps import cast, grpo_step, score_batch, sft_step
 from vr1_jax.training.stopping import stop_on_signal
 from vr1_jax.types import Completion, Experience, Prompt, Supervised, TrainState
@@ -216,7 +216,8 @@ def supervised_step(
         )
         metrics = _floats(jax.device_get(metrics))
     answers = examples.tokens.shape[1:]
-    return state, metrics | speed(config, state.model.config, examples.prompt, answers, metrics["tokens"], phases)
+    metrics |= speed(config, state.model.config, examples.prompt, answers, metrics["tokens"], phases)
+    return state, metrics | padding(batch.ordered, batch.answers["mask"], answers[1])
 
 
 def _draw(config: TrainConfig, program: setup.Program, batches: Iterator[Batch]) -> Batch:
@@ -228,9 +229,10 @@ def _draw(config: TrainConfig, program: setup.Program, batches: Iterator[Batch])
 
 def supervised(batch: Batch, config: TrainConfig, mesh: Mesh) -> Supervised:
     """The batch with its answers, on the devices."""
-    answers = place_rows(batch.answers, mesh)
-    prompt_mask = answers["prompt_loss"] if config.data.loss_on == "upstream" else None
-    tokens, counted = answers["tokens"][:, None], answers["loss"][:, None]
+    answers = place_rows({name: rows[:, None] for name, rows in batch.answers.items()}, mesh)
+    slots = slots_reached(answers["mask"], config.data.answer_tokens)
+    prompt_mask = answers["prompt_loss"][:, 0] if config.data.loss_on == "upstream" else None
+    tokens, counted = answers["tokens"][..., :slots], answers["loss"][..., :slots]
     return Supervised(place(batch.ordered, mesh), tokens, counted, prompt_mask)
 
 

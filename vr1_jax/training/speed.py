@@ -1,6 +1,9 @@
-"""How fast a step was: tokens a second, and the share of the devices' peak that its update reached."""
+"""How fast a step was: tokens a second, the share of the devices' peak that its update reached, and padding."""
+
+from collections.abc import Mapping
 
 import jax
+import numpy as np
 
 from vr1_jax.config import TrainConfig
 from vr1_jax.models import flops
@@ -30,3 +33,12 @@ def speed(
         done = flops.update(model, work) * config.epochs_per_batch
         rates["update_mfu"] = done / (seconds["update"] * device.flops * jax.device_count())
     return rates
+
+
+def padding(prompt: Mapping[str, np.ndarray], answered: np.ndarray, slots: int) -> dict[str, float]:
+    """Shares of a supervised batch that are computed for nothing; `slots` for each of the answers."""
+    tokens = prompt["mask"].sum() + answered.sum()
+    return {
+        "padding_tokens": 1.0 - float(tokens) / (prompt["mask"].size + len(answered) * slots),
+        "padding_patches": float((prompt["patch_windows"] < 0).mean()) if prompt["patch_windows"].size else 0.0,
+    }
