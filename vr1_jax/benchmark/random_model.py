@@ -65,7 +65,7 @@ def published_config(config: ModelConfig) -> dict[str, Any]:
             "spatial_merge_size": vision.merge,
             "temporal_patch_size": vision.temporal,
             "window_size": vision.window,
-            "tokens_per_second": vision.tokens_per_second,
+            "tokens_per_second": int(vision.tokens_per_second),  # transformers refuses 2.0
         },
     }
 
