@@ -1,4 +1,4 @@
-"""The main job on built-in data: write a small world of videos, SFT, T-GRPO, export, and curves to look at.
+"""The main job on built-in data: write a small world of videos, SFT, T-GRPO, export, curves and a report.
 
 python scripts/demo.py [--out runs/demo] [--seed 0]
 """
@@ -47,6 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"\n[{time.monotonic() - started:5.0f} s] {text}", flush=True)
 
     from vr1_jax.data.synthetic import write_world
+    from vr1_jax.report import write_report
     from vr1_jax.training.curves import draw_curves
     from vr1_jax.training.loop import train
     from vr1_jax.weights.conversion import flax_to_hf
@@ -65,10 +66,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     say("exporting to Hugging Face format")
     flax_to_hf(Path(rl.run), out / "huggingface", dtype="float32")
-    say("drawing curves")
+    say("drawing curves and writing the report")
     pictures, summary = draw_curves(out, Path(sft.run), Path(rl.run))
+    write_report(Path(rl.run), out / "report.html")
     print(summary)
-    say("done. Look at " + ", ".join(str(picture) for picture in pictures))
+    say("done. Look at " + ", ".join(str(picture) for picture in [*pictures, out / "report.html"]))
     return 0
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vr1_jax.data.synthetic_scenes import ORDERED
 from vr1_jax.training.metrics import read_metrics
 
 _SMOOTH = 9  # steps in the running mean drawn over the single ones
@@ -53,19 +54,33 @@ def _heldout(axis, sft_lines: list[dict], rl_lines: list[dict]) -> None:
     after_sft = [dict(line, step=-1) for line in sft_lines if "heldout_accuracy" in line][-1:]
     lines = after_sft + [line for line in rl_lines if "heldout_accuracy" in line]
     steps = [line["step"] + 1 for line in lines]
-    for name, label in (
-        ("heldout_accuracy", "all"),
-        ("heldout_accuracy_video", "videos"),
-        ("heldout_accuracy_shuffled", "videos, frames shuffled"),
-        ("heldout_accuracy_image", "images"),
-    ):
-        if all(name in line for line in lines):
-            errors = [line["heldout_accuracy_error"] for line in lines] if label == "all" else None
-            axis.errorbar(steps, [line[name] for line in lines], errors, marker="o", label=label, capsize=3)
+    for label, keys in _heldout_rows(lines[0]).items():
+        values, errors = zip(*(_mean(line, keys) for line in lines), strict=True)
+        axis.errorbar(steps, values, errors, marker="o", label=label.strip(), capsize=3)
     axis.set_title("held-out accuracy, greedy (step 0: after SFT)")
     axis.set_xlabel("step")
     axis.set_ylim(0, 1.02)
-    axis.legend()
+    axis.legend(fontsize="small")
+
+
+def _heldout_rows(line: dict) -> dict[str, list[str]]:
+    """Names of held-out accuracies by what is shown of them."""
+    sources = [key.split("/", 1)[1] for key in line if key.startswith("heldout_accuracy/") and "_error" not in key]
+    needs_order = [name for name in sources if name.split("/")[-1] in {task.name for task in ORDERED}]
+    others = [name for name in sources if name not in needs_order]
+    return {
+        "all questions": ["heldout_accuracy"],
+        "need order": [f"heldout_accuracy/{name}" for name in needs_order],
+        "  their frames shuffled": [f"heldout_accuracy_shuffled/{name}" for name in needs_order],
+        "need none": [f"heldout_accuracy/{name}" for name in others],
+        "all, blind": ["heldout_accuracy_blind"],
+    }
+
+
+def _mean(line: dict, keys: list[str]) -> tuple[float, float]:
+    """Of equally many questions each, with its standard error."""
+    errors = np.array([line[f"{key}_error"] for key in keys])
+    return float(np.mean([line[key] for key in keys])), float(np.sqrt((errors**2).sum()) / len(keys))
 
 
 def _phases(axis, lines: list[dict]) -> None:
@@ -78,24 +93,14 @@ def _phases(axis, lines: list[dict]) -> None:
 def _summary(sft_lines: list[dict], rl_lines: list[dict]) -> str:
     before = [line for line in sft_lines if "heldout_accuracy" in line][-1]
     after = [line for line in rl_lines if "heldout_accuracy" in line][-1]
-    rows = [("", "after SFT", "after T-GRPO")]
-    for name, label in (
-        ("heldout_accuracy", "held-out accuracy"),
-        ("heldout_accuracy_video", "  videos"),
-        ("heldout_accuracy_shuffled", "  videos, frames shuffled"),
-        ("heldout_accuracy_image", "  images"),
-        ("heldout_format", "well-formed answers"),
-    ):
-        if name in before and name in after:
-            rows.append((label, f"{before[name]:.3f}", f"{after[name]:.3f}"))
-    rows.append(
-        ("standard error", f"{before['heldout_accuracy_error']:.3f}", f"{after['heldout_accuracy_error']:.3f}")
-    )
-    rows.append(("", "", ""))
+    rows = [("held-out accuracy, greedy", "after SFT", "after T-GRPO")]
+    for label, keys in _heldout_rows(before).items():
+        cells = (f"{value:.3f} ± {error:.3f}" for value, error in (_mean(line, keys) for line in (before, after)))
+        rows.append((f"  {label}", *cells))
     rows.append(("sampled while training", "first steps", "last steps"))
     for name, label in (("accuracy_video", "  videos"), ("accuracy_shuffled", "  videos, frames shuffled")):
         values = [line[name] for line in rl_lines if name in line]
         if values:
             part = max(1, min(20, len(values) // 4))
             rows.append((label, f"{np.mean(values[:part]):.3f}", f"{np.mean(values[-part:]):.3f}"))
-    return "\n".join(f"{label:28s}{first:>12s}{second:>14s}".rstrip() for label, first, second in rows)
+    return "\n".join(f"{label:28s}{first:>16s}{second:>16s}".rstrip() for label, first, second in rows)
