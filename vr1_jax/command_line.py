@@ -63,7 +63,7 @@ def _no_space(error: Exception) -> bool:
 
 def _anticipated() -> tuple[tuple[type[Exception], ...], tuple[type[Exception], ...]]:
     """Errors of wrong usage, and of work that fails for a reason outside of this program."""
-    from vr1_jax.annotation.rules import RuleError
+    from vr1_jax.annotation.rules import AnnotationError, RuleError
     from vr1_jax.config import ConfigError
     from vr1_jax.data.frames import MediaError
     from vr1_jax.evaluation.chat_model import OutOfDeviceMemory
@@ -73,7 +73,7 @@ def _anticipated() -> tuple[tuple[type[Exception], ...], tuple[type[Exception], 
     from vr1_jax.weights.errors import OutputError
 
     misused = (UsageError, ConfigError, OutputExists, OutputError, RuleError, *MISCONFIGURED)
-    return misused, (MediaError, OutOfDeviceMemory, JournalError, *ANTICIPATED)
+    return misused, (AnnotationError, MediaError, OutOfDeviceMemory, JournalError, *ANTICIPATED)
 
 
 class Parser(ArgumentParser):

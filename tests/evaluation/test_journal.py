@@ -17,7 +17,7 @@ JSON = st.recursive(
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.lists(st.tuples(st.integers(0, 9), JSON), max_size=8), st.data())
+@given(st.lists(st.tuples(st.integers(0, 9), JSON), min_size=1, max_size=8), st.data())
 def test_any_cut_leaves_a_prefix(results, data):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "journal"
@@ -40,13 +40,20 @@ def test_any_cut_leaves_a_prefix(results, data):
 
 def test_other_settings_are_refused_by_name(tmp_path):
     path = tmp_path / "journal"
-    Journal(path, SETTINGS).__exit__()
+    with Journal(path, SETTINGS) as journal:
+        journal.add([(0, None)])
     before = path.read_bytes()
     with pytest.raises(JournalError, match="made with n 4, not 8"):
         Journal(path, SETTINGS | {"n": 8})
     with pytest.raises(JournalError, match="made with rule null, not 1"):
         Journal(path, SETTINGS | {"rule": 1})
     assert path.read_bytes() == before
+
+
+def test_nothing_done_leaves_nothing(tmp_path):
+    with Journal(tmp_path / "journal", SETTINGS):
+        assert (tmp_path / "journal").exists()
+    assert not list(tmp_path.iterdir())
 
 
 def test_one_process_at_a_time(tmp_path):

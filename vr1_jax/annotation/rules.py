@@ -23,8 +23,12 @@ REASONS = ("unfinished", "format", "reward", "length", "loop", "contradiction", 
 SHINGLE = 3  # words
 
 
-class RuleError(ValueError):
-    """A rule that makes no sense; the message names the field."""
+class AnnotationError(ValueError):
+    """An annotation that comes to nothing; the message says why."""
+
+
+class RuleError(AnnotationError):
+    """Settings that make no sense; the message names the field."""
 
 
 @dataclass(frozen=True)

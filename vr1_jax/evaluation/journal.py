@@ -31,7 +31,8 @@ class Journal:
             everything = [journal[n] for n in range(total)]
         path.unlink()
 
-    `settings` is whatever JSON the results depend on. A number that was added twice has its last result.
+    `settings` is whatever JSON the results depend on. A number that was added twice has its last result. A journal
+    that is closed without any result leaves no file.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any]):
@@ -50,6 +51,8 @@ class Journal:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if not self._places:
+            self.path.unlink(missing_ok=True)
         self._file.close()
 
     def __contains__(self, number: int) -> bool:

@@ -1,0 +1,45 @@
+"""Make a chain-of-thought set: sample rationales for records with any model, keep the good ones by rules.
+
+    python scripts/annotate.py --model DIR --records train.json --media-root media --out cot.json
+
+Several answers are drawn to each record. One is kept if it ends, has its tags in order, is rewarded, has a
+thought of fair length that does not turn in a loop, concludes what it answers, and says something new. The output
+has the form of Video-R1's CoT set: the records with their "process", ready for supervised training.
+
+Beside it stand cot.json.report.json (what was kept and dropped, by reason, with examples) and
+cot.json.samples.jsonl (all answers). Stopped by anything at all, the same command goes on where it was and ends
+with the same file; with other rules, as --min-reward 0.8 --force, it judges the answers anew and samples nothing.
+A record that cannot be read is refused once, by name, and tried again if its line is taken out of the samples.
+
+--config names a Python file with get_config(), which returns an AnnotateConfig; other options override its fields.
+Exit code: 0 done, 1 failed or nothing kept, 2 wrong usage, 130 interrupted.
+"""
+
+import argparse
+import sys
+
+from vr1_jax import command_line
+
+
+def work(config: str | None, overrides: list[str]) -> None:
+    from vr1_jax.annotation.config import AnnotateConfig
+    from vr1_jax.annotation.run import annotate
+    from vr1_jax.config import parse_config
+
+    settings = parse_config(AnnotateConfig, config, overrides, prog="annotate", description=__doc__)
+    command_line.check_media_root(settings.media_root)
+    tally = annotate(settings)
+    print(tally.table())
+    print(settings.out)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", metavar="FILE")
+    chosen, overrides = parser.parse_known_args(arguments)
+    interrupted = "the same command goes on where it was"
+    return command_line.run("annotate", lambda: work(chosen.config, overrides), interrupted=interrupted)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

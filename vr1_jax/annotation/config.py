@@ -1,0 +1,45 @@
+"""Everything that an annotation is made with."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from vr1_jax.annotation.rules import KeepRules, RuleError
+from vr1_jax.data.frames import IMAGE_BUDGET, TRAINING_BUDGET, FrameBudget, ImageBudget
+from vr1_jax.data.layout import PositionRule
+from vr1_jax.data.prompts import Preset
+from vr1_jax.sampling.generate import SamplingConfig
+
+
+@dataclass(frozen=True)
+class AnnotateConfig:
+    """What to annotate, how answers are sampled, and which are kept."""
+
+    model: Path
+    records: Path
+    media_root: Path
+    out: Path
+    samples: int = 8  # answers to each record
+    sampling: Annotated[SamplingConfig, tyro.conf.arg(name="")] = SamplingConfig(max_new_tokens=1024)
+    keep: Annotated[KeepRules, tyro.conf.arg(name="")] = field(default_factory=KeepRules)
+    prompt: Preset = "fixed"  # upstream's annotation worded the template as its evaluation does
+    frames: FrameBudget = TRAINING_BUDGET
+    images: ImageBudget = IMAGE_BUDGET
+    positions: PositionRule = "published"
+    seed: int = 0
+    dtype: Literal["float32", "bfloat16"] | None = None  # default bfloat16, on a CPU float32
+    tensor: int = 1  # devices that hold the weights together
+    rows: int | None = None  # records at once on one device; default by its memory
+    workers: int | None = None  # processes that decode media
+    force: bool = False  # replace an existing output; answers already sampled are used again
+
+    def __post_init__(self):
+        for name in ("samples", "tensor", "rows", "workers"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise RuleError(f"{name} is {value}; it must be at least 1")
+        if not 0 <= self.seed < 2**63:
+            raise RuleError(f"seed is {self.seed}; it must be at least 0 and below 2^63")
+        if self.samples > 1 and self.sampling.temperature == 0:
+            raise RuleError(f"temperature 0 gives the same answer {self.samples} times; set samples to 1")
