@@ -30,11 +30,11 @@ def main(arguments: list[str] | None = None) -> int:
     logging.getLogger("vr1_jax").setLevel(logging.INFO)
 
     from vr1_jax.config import ConfigError, load_config
+    from vr1_jax.training import processes
     from vr1_jax.training.errors import ANTICIPATED, MISCONFIGURED
 
     try:
         config = load_config(chosen.config, [*overrides, *(["--help"] if chosen.help else [])])
-        from vr1_jax.training import processes
         from vr1_jax.training.loop import train
 
         processes.join(*by_hand)
@@ -44,6 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except ANTICIPATED as error:
         print(f"train: {error}", file=sys.stderr)
+        processes.end_if_several(1)
         return 1
     return 0
 

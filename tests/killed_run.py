@@ -41,7 +41,8 @@ def letters(answer, sample):
 def get_config():
     config = rl_config(
         Path({world!r}), Path({model!r}), Path({run!r}), steps={steps}, mesh=MeshConfig(), rewards=(letters,),
-        checkpoint=CheckpointConfig(every={every}), optimizer=OptimizerConfig(learning_rate=1e-2, total_steps={steps}),
+        checkpoint=CheckpointConfig(every={every}),
+        optimizer=OptimizerConfig(learning_rate=1e-2, total_steps={steps}),
     )
     return dataclasses.replace(config, data=dataclasses.replace(config.data, image_share={image_share}))
 """
@@ -146,4 +147,4 @@ def read_rollouts(path: Path) -> dict:
 
 
 def timed(name: str) -> bool:
-    return any(part in name for part in ("second", "memory", "utilisation"))
+    return any(part in name for part in ("second", "memory", "mfu"))

@@ -1,5 +1,7 @@
 """A training state of a tiny model whose every value says which step it belongs to, and a loop that saves it."""
 
+import resource
+from contextlib import contextmanager
 from pathlib import Path
 
 import jax
@@ -57,6 +59,17 @@ def one_device() -> jax.sharding.Mesh:
 
 def checkpoints(run: Path, config: CheckpointConfig = EVERY_STEP, **changes) -> Checkpoints:
     return Checkpoints(run, config, RUN_CONFIG | changes, harmless=("steps",))
+
+
+@contextmanager
+def largest_file(size: int):
+    """A disk that takes no larger files."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def save_until_killed(run: Path, connection) -> None:

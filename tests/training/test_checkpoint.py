@@ -3,18 +3,16 @@
 import multiprocessing
 import os
 import random
-import resource
 import shutil
 import threading
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
 import tiny_state
-from tiny_state import EVERY_STEP, abstract_state, checkpoints, one_device, same, state_at
+from tiny_state import EVERY_STEP, abstract_state, checkpoints, largest_file, one_device, same, state_at
 
 from vr1_jax import sharding
 from vr1_jax.models.qwen25vl import abstract_model
@@ -146,6 +144,21 @@ def test_last_and_best_are_kept(run):
     assert present(run) == ["2", "5", "6", "7"]
 
 
+def test_of_a_loss_the_smallest_is_best(run, caplog):
+    losses = {1: 0.5, 2: 0.1, 3: float("nan"), 4: 0.3, 5: 0.9}
+    config = CheckpointConfig(every=1, keep_last=1, keep_best=2, best_metric="-loss")
+    metrics = {step: {"loss": loss} for step, loss in losses.items()} | {6: {}}
+    save_all(run, (1, 2, 3, 4, 5, 6), config, metrics=metrics)
+    assert present(run) == ["2", "4", "6"]
+    assert "step 6 cannot be among the best: it has no metric loss" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["", "-", "--loss", "reward accuracy"])
+def test_what_is_no_name_of_a_metric(name):
+    with pytest.raises(CheckpointError, match="best_metric is"):
+        CheckpointConfig(best_metric=name)
+
+
 def test_the_same_step_is_saved_once(run):
     """A periodic save, then the one before leaving; and one right after resuming."""
     save_all(run, (1, 1))
@@ -235,17 +248,6 @@ def test_only_damaged_ones_is_an_error_and_moves_nothing(spoiled):
     ):
         saved.restore(abstract_state(one_device()))
     assert present(spoiled) == ["1", "2"]
-
-
-@contextmanager
-def largest_file(size: int):
-    """A disk that takes no larger files."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_failed_save_keeps_the_run_and_its_checkpoints(spoiled, caplog):

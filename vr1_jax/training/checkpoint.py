@@ -13,9 +13,11 @@ cleared away when the next one opens the directory.
 
 import asyncio
 import dataclasses
+import itertools
 import json
 import logging
 import math
+import re
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,6 +30,7 @@ import orbax.checkpoint.experimental.v1 as ocp
 from flax import nnx
 from jax.experimental import multihost_utils
 
+from vr1_jax.training import processes
 from vr1_jax.training.config_check import check_config
 from vr1_jax.training.integrity import damage, flush_directories, write_checksums
 from vr1_jax.training.step_directories import aside, clear_leftovers, numbered, remove, set_aside
@@ -42,6 +45,7 @@ from vr1_jax.weights.tree import nest
 TRAINER = "trainer"
 PROGRESS = "progress.json"
 _SAVE_ERRORS = (OSError, ValueError, RuntimeError)  # ours and tensorstore's, and jax's at a barrier
+_numbers = itertools.count(1)  # of saves: names that processes meet under are used once
 
 logger = logging.getLogger(__name__)
 
@@ -53,14 +57,17 @@ class CheckpointConfig:
     every: int = 100  # steps
     keep_last: int = 2
     keep_best: int = 0  # besides the last ones
-    best_metric: str = "reward"  # larger is better
+    best_metric: str = "reward"  # the largest is best; for the smallest put a minus before it: -loss
 
     def __post_init__(self):
         for name, least in (("every", 1), ("keep_last", 1), ("keep_best", 0)):
             if getattr(self, name) < least:
                 raise CheckpointError(f"{name} is {getattr(self, name)}; it must be at least {least}")
-        if self.keep_best and not self.best_metric:
-            raise CheckpointError(f"keep_best is {self.keep_best}; best_metric must name a metric")
+        if not re.fullmatch(r"-?\w[\w/]*", self.best_metric):
+            raise CheckpointError(
+                f"best_metric is {self.best_metric!r}; it must be the name of a metric, or - and the name of one "
+                "of which less is better"
+            )
 
 
 class Restored(NamedTuple):
@@ -84,7 +91,6 @@ class Checkpoints:
         self._pending: Future[None] | None = None
         self._newest: int | None = None  # last step saved, being saved, or restored
         self._failure: BaseException | None = None  # of the last save
-        self._saves = 0
         self.failed_saves = 0
         if _is_first_process():
             (self._run / STEPS).mkdir(parents=True, exist_ok=True)
@@ -110,15 +116,18 @@ class Checkpoints:
             clear_leftovers(directory.parent)  # of a failed save, whose last writers came after its end
         values = {name: float(value) for name, value in metrics.items()}
         content = {"step": step, "metrics": values, "data": data_state, "config": self._run_config}
+        if self._config.keep_best and self._best_metric not in values:
+            logger.warning("step %d cannot be among the best: it has no metric %s", step, self._best_metric)
         progress = json.dumps(content, indent=2)  # now: the caller's objects change while the thread writes
-        self._newest, self._failure, self._saves = step, None, self._saves + 1
+        self._newest, self._failure, number = step, None, next(_numbers)
         try:
             with save_context():
                 response = ocp.save_checkpointables_async(aside(directory), _trees(state))
         except _SAVE_ERRORS as error:
+            processes.tell_failure(f"save {number}", _reason(error))
             self._fail(directory, error)
         else:
-            self._pending = self._thread.submit(self._finish, directory, response.result, progress, self._saves)
+            self._pending = self._thread.submit(self._finish, directory, response.result, progress, number)
 
     def wait(self) -> None:
         """Until the last save is on disk; raises CheckpointError if it failed."""
@@ -173,10 +182,14 @@ class Checkpoints:
             pending.result()
 
     def _finish(self, directory: Path, written: Callable[[], None], progress: str, save: int) -> None:
-        try:
+        def work() -> None:
             written()
             _complete(directory, progress, save)
+
+        try:
+            processes.unless_one_fails(f"save {save}", work)
         except _SAVE_ERRORS as error:
+            processes.tell_failure(f"save {save}", _reason(error))
             self._fail(directory, error)
         else:
             if _is_first_process():
@@ -195,21 +208,27 @@ class Checkpoints:
         available = numbered(self._run / STEPS)
         keep = set(available[-self._config.keep_last :])
         if self._config.keep_best:
-            ranked = sorted(available, key=lambda step: (self._metric(step), step))
-            keep |= {step for step in ranked[-self._config.keep_best :] if self._metric(step) > -math.inf}
+            ranked = sorted(available, key=lambda step: (self._goodness(step), step))
+            keep |= {step for step in ranked[-self._config.keep_best :] if self._goodness(step) > -math.inf}
         for step in set(available) - keep:
             try:
                 remove(step_directory(self._run, step))
             except OSError as error:
                 logger.warning("the checkpoint of step %d, no longer wanted, cannot be removed: %s", step, error)
 
-    def _metric(self, step: int) -> float:
-        """-inf for a checkpoint without: it is never among the best."""
+    @property
+    def _best_metric(self) -> str:
+        return self._config.best_metric.removeprefix("-")
+
+    def _goodness(self, step: int) -> float:
+        """-inf for a checkpoint without the metric: it is never among the best."""
         try:
-            value = read_json(step_directory(self._run, step) / PROGRESS)["metrics"][self._config.best_metric]
+            value = read_json(step_directory(self._run, step) / PROGRESS)["metrics"][self._best_metric]
         except (CheckpointError, KeyError):
             return -math.inf
-        return -math.inf if math.isnan(value) else value
+        if math.isnan(value):
+            return -math.inf
+        return -value if self._config.best_metric.startswith("-") else value
 
 
 def _trees(state: TrainState) -> dict[str, dict[str, Any]]:

@@ -11,14 +11,20 @@ from vr1_jax.rl.advantages import AlgorithmError
 from vr1_jax.sampling.generate import SamplingError
 from vr1_jax.sharding import ShardingError
 from vr1_jax.training.optimizer import OptimizerError
-from vr1_jax.training.setup import TrainingError
+from vr1_jax.training.processes import ProcessError
 from vr1_jax.weights.errors import CheckpointError
+
+
+class TrainingError(RuntimeError):
+    """A run that cannot go on; the message says why."""
+
 
 MISCONFIGURED = (AlgorithmError, OptimizerError, SamplingError, ShardingError, UnsupportedModel)
 ANTICIPATED = (
     CacheError,
     CheckpointError,
     DataError,
+    ProcessError,
     QuarantineError,
     RecordError,
     RewardError,

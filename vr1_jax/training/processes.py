@@ -1,11 +1,24 @@
-"""Runs of several processes: joining them, and the few numbers they exchange on the host."""
+"""Runs of several processes: joining them, the few numbers they exchange on the host, and failing together."""
 
 import importlib.util
 import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from concurrent.futures import wait as wait_for
+from contextlib import contextmanager
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+
+_ASK_EVERY = 0.2  # seconds, while waiting for others that may have failed
+_REASON_BYTES = 500
+
+
+class ProcessError(RuntimeError):
+    """What went wrong in another process of the run."""
 
 
 def join(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
@@ -32,10 +45,80 @@ def _scheduled() -> bool:
     return any(count not in ("", "1") for count in several) or on_tpu
 
 
-def wait(name: str) -> None:
-    """For all processes to come here."""
+@contextmanager
+def agreed() -> Iterator[None]:
+    """Every process does the block, and then waits for the others; where one fails, all do, at once."""
+    failure = None
+    try:
+        yield
+    except Exception as error:
+        failure = error
+        raise
+    finally:
+        if jax.process_count() > 1:
+            reasons = multihost_utils.process_allgather(_as_bytes(failure))
+            if failure is None:
+                _raise_first(reasons)
+
+
+def _as_bytes(failure: Exception | None) -> np.ndarray:
+    """Of one length for all processes; zeros for none."""
+    text = b"" if failure is None else (str(failure) or type(failure).__name__).encode()[:_REASON_BYTES]
+    return np.frombuffer(text.ljust(_REASON_BYTES, b"\0"), np.uint8)
+
+
+def _raise_first(reasons: np.ndarray) -> None:
+    for process, reason in enumerate(reasons):
+        if reason.any():
+            text = reason.tobytes().rstrip(b"\0").decode(errors="replace")
+            raise ProcessError(f"process {process}: {text}")
+
+
+def end_if_several(status: int) -> None:
+    """Leave a run of several processes at once: waiting for the others, as jax does at exit, is in vain when
+    they wait for this one."""
+    if jax.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def tell_failure(what: str, reason: str) -> None:
+    """Let the others know at once, also those that wait for this process; `what` is told once."""
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
+        _coordinator().key_value_set(f"vr1_jax/failed/{what}/{jax.process_index()}", reason, allow_overwrite=True)
+
+
+def unless_one_fails(what: str, work: Callable[[], None]) -> None:
+    """Do `work`, in which processes wait for each other, until it ends or one of them has told of a failure.
+
+    Work that is given up is left to end by itself: it sits at a barrier that not all will reach.
+    """
+    if jax.process_count() == 1:
+        work()
+        return
+    done: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            work()
+        except Exception as error:
+            done.set_exception(error)
+        else:
+            done.set_result(None)
+
+    threading.Thread(target=run, daemon=True).start()  # a daemon: the program may end before a given-up barrier
+    while not wait_for([done], _ASK_EVERY).done:
+        for key, reason in _coordinator().key_value_dir_get(f"vr1_jax/failed/{what}/"):
+            raise ProcessError(f"process {key.rpartition('/')[2]}: {reason}")
+    done.result()
+
+
+def _coordinator():
+    """The key-value store that jax's processes share; jax has no public name for it."""
+    from jax._src.distributed import global_state
+
+    return global_state.client
 
 
 def mean(metrics: dict[str, float]) -> dict[str, float]:

@@ -1,11 +1,8 @@
 """Everything before the first step: meshes, checks that fail early, weights, data, the run directory."""
 
-import importlib.metadata
-import json
-import os
-import platform
-import subprocess
-from collections.abc import Mapping, Sequence
+import contextlib
+import importlib.util
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,11 +29,11 @@ from vr1_jax.models.config import ModelConfig, parse_hf_config
 from vr1_jax.models.qwen25vl import Qwen25VL, abstract_model
 from vr1_jax.rl.experience import Sampler
 from vr1_jax.sharding import TRAIN_RULES, abstract, make_mesh, shardings
-from vr1_jax.training import processes
+from vr1_jax.training import processes, run_directory
 from vr1_jax.training.checkpoint import Checkpoints
 from vr1_jax.training.steps import init_state
 from vr1_jax.types import TrainState
-from vr1_jax.weights.checkpoint_dir import HF, assets_directory, copy_assets, write_meta
+from vr1_jax.weights.checkpoint_dir import HF, assets_directory
 from vr1_jax.weights.json_files import read_json
 from vr1_jax.weights.loading import load_model
 
@@ -52,10 +49,6 @@ HARMLESS = (
     "data.max_bad_share",
     "stop_after_skips",
 )
-
-
-class TrainingError(RuntimeError):
-    """A run that cannot go on; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +125,14 @@ def check_files(config: TrainConfig) -> None:
                 raise ConfigError(f"data.{name}: {path}: no such file")
     if not Path(data.media_root).is_dir():
         raise ConfigError(f"data.media_root: {data.media_root}: no such directory")
+    if Path(config.run).resolve() == Path(config.model).resolve():
+        raise ConfigError(f"run: {config.run} is the model's own directory; name another")
+    if config.watch.evaluate_every and not data.heldout:
+        raise ConfigError("watch.evaluate_every asks for evaluations; data.heldout names no records for them")
+    packages = {"tensorboard": "tensorboardX", "wandb_project": "wandb"}
+    for name, package in packages.items():
+        if getattr(config.watch, name) and importlib.util.find_spec(package) is None:
+            raise ConfigError(f"watch.{name} needs the package {package}: pip install {package}")
 
 
 def read_model_config(config: TrainConfig) -> ModelConfig:
@@ -141,34 +142,38 @@ def read_model_config(config: TrainConfig) -> ModelConfig:
     return parse_hf_config(read_json(path))
 
 
-def open_run(run: Path, config: TrainConfig) -> Checkpoints:
-    """Create the run directory, or recognise its own run in it."""
-    run.mkdir(parents=True, exist_ok=True)
-    if jax.process_index() == 0 and not (run / HF).is_dir():
-        copy_assets(assets_directory(Path(config.model)), run / HF)
-        write_meta(run, source=config.model, dtype="float32")
-    checkpoints = Checkpoints(run, config.checkpoint, to_json(config), harmless=HARMLESS)
-    processes.wait("run directory")  # made by the first process, read by all
-    return checkpoints
+@contextlib.contextmanager
+def open_run(run: Path, config: TrainConfig) -> Iterator[Checkpoints]:
+    """Create the run directory, or recognise its own run in it; nobody else can run it meanwhile."""
+    with contextlib.ExitStack() as stack:
+        with processes.agreed():  # made by the first process, read by all
+            if jax.process_index() == 0:
+                stack.enter_context(run_directory.locked(run))
+                run_directory.begin(run, Path(config.model))
+        yield stack.enter_context(Checkpoints(run, config.checkpoint, to_json(config), harmless=HARMLESS))
 
 
 def load(config: TrainConfig, meshes: Meshes, checkpoints: Checkpoints) -> Program:
     """Weights onto the mesh: of the newest checkpoint, else of the model that the config names."""
-    mesh, model_config = meshes.train, read_model_config(config)
-    tokenizer = load_tokenizer(assets_directory(Path(config.model)))
+    run, mesh = Path(config.run), meshes.train
+    model_config, tokenizer = parse_hf_config(read_json(run / HF / "config.json")), load_tokenizer(run / HF)
     with jax.set_mesh(mesh):
         like = abstract_state(config, model_config, mesh)
         found = checkpoints.restore(like)
+        begun = None
+        with_reference = config.stage == "rl" and config.grpo.beta > 0
+        if with_reference or (found is None and not config.from_scratch):
+            begun = run_directory.origin_step(run, Path(config.model))
         if found is None:
-            state, position = _fresh_state(config, model_config, like, mesh), None
+            state, position = _fresh_state(config, model_config, like, mesh, begun), None
         else:
             state, saved = found
             position = saved["data"]
         reference = None
-        if config.stage == "rl" and config.grpo.beta > 0:
-            reference, _ = load_model(config.model, dtype=jnp.dtype(config.compute_dtype), mesh=mesh)
+        if with_reference:
+            reference, _ = load_model(config.model, dtype=jnp.dtype(config.compute_dtype), mesh=mesh, step=begun)
     if jax.process_index() == 0:  # only now: a run that is refused keeps its record
-        _write_json(Path(config.run) / "environment.json", describe(config))
+        run_directory.record_start(config, mesh, int(state.step) // config.updates_per_step)
     layout = PromptLayout.of(model_config, config.data.positions, config.data.spacing)
     process = f".{jax.process_index()}" if jax.process_count() > 1 else ""  # each decodes its own rows
     quarantine = Quarantine(Path(config.run) / f"quarantine{process}.jsonl", config.data.max_bad_share)
@@ -250,7 +255,9 @@ def abstract_state(config: TrainConfig, model_config: ModelConfig, mesh: Mesh) -
     return abstract(like, TRAIN_RULES, mesh)
 
 
-def _fresh_state(config: TrainConfig, model_config: ModelConfig, like: TrainState, mesh: Mesh) -> TrainState:
+def _fresh_state(
+    config: TrainConfig, model_config: ModelConfig, like: TrainState, mesh: Mesh, begun: int | None
+) -> TrainState:
     where = jax.tree.map(lambda x: x.sharding, like)
     if config.from_scratch:
 
@@ -258,40 +265,5 @@ def _fresh_state(config: TrainConfig, model_config: ModelConfig, like: TrainStat
             return init_state(Qwen25VL(model_config, key), config.optimizer)
 
         return jax.jit(make, out_shardings=where)(jax.random.key(config.seed))
-    model, _ = load_model(config.model, dtype=jnp.float32, mesh=mesh)
+    model, _ = load_model(config.model, dtype=jnp.float32, mesh=mesh, step=begun)
     return jax.jit(lambda m: init_state(m, config.optimizer), out_shardings=where, donate_argnums=0)(model)
-
-
-def describe(config: TrainConfig) -> dict[str, Any]:
-    """What it takes to know a run again: settings, versions, code, hardware."""
-    used = ["jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "grain", "numpy", "decord", "av"]
-    return {
-        "config": to_json(config),
-        "versions": {"python": platform.python_version(), **{n: importlib.metadata.version(n) for n in used}},
-        "commit": _commit(),
-        "devices": [str(device.device_kind) for device in jax.devices()],
-        "processes": jax.process_count(),
-        "host": platform.node(),
-        "cpus": os.cpu_count(),
-    }
-
-
-def _commit() -> str | None:
-    """The checkout's commit, marked where files differ from it; None for an installed package."""
-    here = Path(__file__).parent
-    try:
-        done = subprocess.run(
-            ["git", "-C", here, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    except FileNotFoundError:  # no git on this machine
-        return None
-    return done.stdout.strip() or None
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    aside = path.with_suffix(".partial")
-    aside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(aside, path)
