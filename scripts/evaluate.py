@@ -13,6 +13,7 @@ Exit code: 0 done, 1 failed, 2 wrong usage.
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -81,6 +82,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         parser.error(f"the following arguments are required: {names}; or --compare")
     if chosen.json and chosen.compare is None:
         parser.error("--json goes with --compare")
+    if not (math.isfinite(chosen.temperature) and math.isfinite(chosen.top_p)):
+        parser.error("--temperature and --top-p must be finite numbers")
     for name in ("limit", "tensor", "rows", "workers"):
         if getattr(chosen, name) is not None and getattr(chosen, name) < 1:
             parser.error(f"--{name} is {getattr(chosen, name)}; it must be at least 1")
@@ -109,7 +112,7 @@ def run(evaluation: "Evaluation") -> None:
     from vr1_jax.evaluation.tables import result_table
 
     if problems := check_media(evaluation):
-        print(f"evaluate: {len(problems)} records cannot be asked and will count as wrong:", file=sys.stderr)
+        print(f"evaluate: records that cannot be asked and will count as wrong: {len(problems)}", file=sys.stderr)
         for problem in problems[:SHOWN_PROBLEMS]:
             print(f"  {problem}", file=sys.stderr)
     content, timing = evaluate(evaluation)

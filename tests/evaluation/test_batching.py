@@ -80,3 +80,15 @@ def test_a_mixed_data_set_takes_a_handful_of_shapes():
             padded += shape.cost
     assert len(batcher.shapes) <= 30
     assert padded <= 1.6 * own
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(SIZES, max_size=40), st.sampled_from([1, 2, 3, 8]), st.sampled_from([1, 2, 4]))
+def test_devices_share_a_batch(sizes, devices, most):
+    seen = []
+    for indices, shape in Batcher(devices, lambda size: most).batches(sizes):
+        seen += indices
+        assert shape.rows % devices == 0
+        assert len(indices) <= shape.rows <= devices * most
+        assert all(shape.size.holds(sizes[i]) for i in indices)
+    assert sorted(seen) == list(range(len(sizes)))

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vr1_jax.evaluation import score_sample
-from vr1_jax.evaluation.scoring import mean_relative_accuracy, mean_relative_accuracy_upstream
+from vr1_jax.evaluation.scoring import mean_relative_accuracy, mean_relative_accuracy_upstream, prediction
 
 
 def sample(problem_type: str, truth: str) -> dict:
@@ -28,6 +28,23 @@ CASES = [
     ("numerical", "5", "<answer>5.0</answer>", 0.0, 0.0),
     ("numerical", "3.14", "<answer>3.141</answer>", 1.0, 1.0),
     ("numerical", "5", "five", 0.0, 0.0),
+    ("multiple choice", "B", "<answer> \n</answer>", 0.0, 0.0),
+    ("multiple choice", "B", "<answer>\nB\n</answer>", 1.0, 1.0),
+    ("multiple choice", "B", "<answer>B</answer><answer>A</answer>", 1.0, 1.0),
+    ("multiple choice", "B", "<think><answer>A</answer></think><answer>B</answer>", 0.0, 1.0),
+    ("multiple choice", "B", "<answer>B", 0.0, 0.0),
+    ("multiple choice", "B", "<Answer>B</Answer>", 0.0, 0.0),
+    ("multiple choice", "B", "<answer>B.</answer>", 0.0, 0.0),
+    ("multiple choice", "B", "<answer>b</answer>", 0.0, 0.0),
+    ("multiple choice", "B", "<answer>error</answer>", 0.0, 0.0),  # upstream's output of a batch that failed
+    ("multiple choice", "G.", "<answer>G</answer>", 0.0, 1.0),
+    ("multiple choice", "B", "", 0.0, 0.0),
+    ("numerical", "1,000", "<answer>1000</answer>", 0.0, 0.0),
+    ("numerical", "1,000", "<answer>1000.0</answer>", 1.0, 1.0),
+    ("numerical", "-5", "<answer>-5</answer>", 1.0, 1.0),
+    ("numerical", "2.675", "<answer>2.67</answer>", 1.0, 1.0),  # the float below 2.675 rounds down
+    ("numerical", "5", "", 0.0, 0.0),
+    ("OCR", "STOP", "STOP", 0.0, 0.0),
     ("OCR", "STOP", "<answer>STOP</answer>", 0.0, 1.0),
     ("free-form", "a red car", "<answer>a red car</answer>", 0.0, 1.0),
     ("regression", "10", "<answer>10</answer>", 1.0, 1.0),
@@ -51,6 +68,17 @@ def test_scores(problem_type, truth, output, upstream, fixed):
     assert score_sample(record, output, rules="upstream") == pytest.approx(upstream, abs=1e-7)
     assert score_sample(record, output, rules="fixed") == fixed
     assert score_sample(record, output) == fixed
+
+
+def test_prediction():
+    for output, upstream, fixed in (
+        ("<answer> B </answer>", "B", "B"),
+        ("<answer></answer>", "<answer></answer>", ""),
+        (" B\n", " B\n", ""),
+        ("<think><answer>A</answer></think>so <answer>B</answer>", "A", "B"),
+    ):
+        assert prediction(output, rules="upstream") == upstream
+        assert prediction(output, rules="fixed") == fixed
 
 
 @pytest.mark.parametrize("rules", ["fixed", "upstream"])

@@ -55,7 +55,11 @@ def summarize(results: Sequence[Mapping[str, Any]], benchmark: Benchmark, rules:
         for label in sorted({found for found in labels[name] if found is not None})
     }
     means = cluster_means(
-        rewards, clusters_of(results), masks, seed=SEED, averages=_task_mean([*masks], labels.get("task", []))
+        rewards,
+        clusters_of(results),
+        masks,
+        seed=SEED,
+        averages=_task_mean([*masks]) if benchmark.task_mean else {},
     )
     other = next(name for name in RULES if name != rules)
     broken = [(number, result) for number, result in enumerate(results) if error_of(result) is not None]
@@ -92,10 +96,8 @@ def _of_group(means: Mapping[str, Mean], name: str) -> dict[str, Any]:
     return {key.removeprefix(prefix): mean.to_json() for key, mean in means.items() if key.startswith(prefix)}
 
 
-def _task_mean(names: Sequence[str], labels: Sequence[str | None]) -> dict[str, dict[str, float]]:
-    """Every task counts the same, and tasks of one family as one task between them. None below two tasks."""
+def _task_mean(names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Every task counts the same, and tasks of one family as one task between them."""
     tasks = [name.removeprefix("task=") for name in names if name.startswith("task=")]
-    if len(tasks) < 2 or None in labels:
-        return {}
     families = [family(task) for task in tasks]
     return {TASKS: {f"task={task}": 1 / families.count(own) for task, own in zip(tasks, families, strict=True)}}

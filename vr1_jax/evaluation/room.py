@@ -40,7 +40,7 @@ def row_bytes(size: Size, config: ModelConfig, itemsize: int) -> int:
     )
 
 
-def power_of_two(most: float) -> int:
+def power_of_two(most: int | float) -> int:
     """The largest that is not above `most`, at least 1."""
     return 1 << (max(1, int(most)).bit_length() - 1)
 

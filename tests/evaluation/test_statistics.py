@@ -1,0 +1,77 @@
+"""Intervals cover what they should, follow clusters, and are the same every time."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vr1_jax.evaluation.statistics import cluster_means, exact_mcnemar
+
+
+def means(values, clusters, **groups):
+    values = np.asarray(values, float)
+    masks = {"all": np.ones(len(values), bool)} | {k: np.asarray(v, bool) for k, v in groups.items()}
+    return cluster_means(values, clusters, masks, seed=0)
+
+
+def test_the_interval_of_independent_values_is_the_known_one():
+    rng = np.random.default_rng(1)
+    values = (rng.random(2000) < 0.3).astype(float)
+    found = means(values, range(2000))["all"]
+    assert found.mean == pytest.approx(values.mean())
+    low, high = found.interval
+    error = 1.96 * np.sqrt(0.3 * 0.7 / 2000)
+    assert (high - low) / 2 == pytest.approx(error, rel=0.1)
+
+
+def test_questions_about_one_video_are_not_independent():
+    values = np.repeat((np.random.default_rng(1).random(200) < 0.5).astype(float), 10)
+    shared_by_ten = [number // 10 for number in range(2000)]
+    own, shared = (means(values, clusters)["all"].interval for clusters in (range(2000), shared_by_ten))
+    assert (shared[1] - shared[0]) == pytest.approx(np.sqrt(10) * (own[1] - own[0]), rel=0.15)
+
+
+def test_coverage():
+    """About 38 of 40 intervals hold the true mean."""
+    rng = np.random.default_rng(2)
+    held = 0
+    for _ in range(40):
+        rates = rng.beta(2, 2, 60)
+        values = (rng.random((60, 3)) < rates[:, None]).astype(float).ravel()
+        low, high = means(values, [number // 3 for number in range(180)])["all"].interval
+        held += low <= 0.5 <= high
+    assert held >= 34
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 5), st.booleans()), min_size=1, max_size=30))
+def test_any_values(rows):
+    values, clusters, mask = (list(column) for column in zip(*rows, strict=True))
+    found = means(values, clusters, some=mask)
+    assert found == means(values, clusters, some=mask)
+    assert found["all"].mean == pytest.approx(np.mean(values))
+    assert found["some"].count == sum(mask)
+    if not any(mask):
+        assert (found["some"].mean, found["some"].interval) == (None, None)
+    for mean in found.values():
+        if mean.interval is not None:
+            assert -1e-9 <= mean.interval[0] <= mean.interval[1] <= 1 + 1e-9
+    if len(set(clusters)) < 2:
+        assert found["all"].interval is None
+
+
+def test_averages_weigh_their_groups():
+    values = np.array([1.0] * 9 + [0.0])
+    masks = {"big": np.arange(10) < 9, "small": np.arange(10) == 9}
+    found = cluster_means(values, range(10), masks, seed=0, averages={"even": {"big": 1.0, "small": 1.0}})
+    assert found["even"].mean == 0.5
+    found = cluster_means(values, range(10), masks, seed=0, averages={"uneven": {"big": 3.0, "small": 1.0}})
+    assert found["uneven"].mean == 0.75
+
+
+def test_mcnemar():
+    assert exact_mcnemar(0, 0) == 1.0
+    assert exact_mcnemar(5, 5) == 1.0
+    assert exact_mcnemar(0, 5) == 2 / 32
+    assert exact_mcnemar(3, 1) == exact_mcnemar(1, 3) == pytest.approx(2 * 5 / 16)
+    assert exact_mcnemar(2000, 2200) == pytest.approx(0.00212, rel=0.02)
