@@ -10,6 +10,20 @@ from jax.experimental import multihost_utils
 from vr1_jax.rl.experience import local_rows
 
 
+def of_attempts(attempts: list[dict[str, float]]) -> dict[str, float]:
+    """Metrics over everything sampled in a step, of which the last batch is no fair sample: it was asked for
+    only where those before it had no signal.
+
+    Attempts are batches of one size, so that a mean of their means is the mean; tokens add up.
+    """
+    names = sorted({name for metrics in attempts for name in metrics})
+    found = {name: [metrics[name] for metrics in attempts if name in metrics] for name in names}
+    together = {name: float(np.mean(values)) for name, values in found.items()}
+    if "sampled_tokens" in found:
+        together["sampled_tokens"] = sum(found["sampled_tokens"])
+    return together | {"refilled": float(len(attempts) - 1)}
+
+
 class Pool:
     """Rows worth learning from, by the shape of their prompts, until one shape has a batch of them.
 

@@ -18,7 +18,7 @@ from vr1_jax.data.pipeline import Batch
 from vr1_jax.models.qwen25vl import Qwen25VL
 from vr1_jax.rl.advantages import GRPOConfig, list_differences
 from vr1_jax.rl.experience import Judged, judge, place, place_rows, slots_reached, texts, trim
-from vr1_jax.rl.refill import Pool
+from vr1_jax.rl.refill import Pool, of_attempts
 from vr1_jax.sampling.placement import rollout_params
 from vr1_jax.sharding import batch_sharding
 from vr1_jax.training import heldout, processes, setup
@@ -139,6 +139,7 @@ def ask(
     The log-probs of the reference run on the devices while the host reads and judges the answers.
     """
     pool = Pool(config.prompts_per_step // jax.process_count())
+    sampled = []
     for attempt in range(1 + config.refill_rounds):
         with phases("data"):
             batch = _draw(config, program, batches)
@@ -160,6 +161,7 @@ def ask(
                 place_on_disk = (step, attempt, jax.process_index())
                 write_rollouts(Path(config.run), place_on_disk, samples, judged, answers)
         signal = judged.signal
+        sampled.append(judged.metrics)
         if config.refill_rounds:
             advantages = place_rows(signal.advantages.astype(np.float32), program.meshes.train)
             pool.add(batch.bucket, (prompt, completion, advantages), signal.has_signal)
@@ -170,7 +172,7 @@ def ask(
         prompt, completion, advantages = place_rows((prompt, completion, advantages), program.meshes.train)
         completion = _trimmed(completion, config)
         logps = _score(config, program, model, prompt, completion)
-        judged.metrics["refilled"] = attempt
+        judged = dataclasses.replace(judged, metrics=of_attempts(sampled))
     else:
         advantages = place_rows(signal.advantages.astype(np.float32), program.meshes.train)
         has_signal = signal.has_signal

@@ -3,14 +3,16 @@
 import contextlib
 import json
 import resource
+import secrets
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 METRICS_FILE = "metrics.jsonl"
+Sink = Callable[[int, dict[str, float]], None]
 
 
 @dataclass(frozen=True)
@@ -46,27 +48,29 @@ class MetricsLog:
     """The run's numbers. Only the first process writes; the others' calls do nothing."""
 
     def __init__(self, run: Path, watch: WatchConfig, *, first_step: int, config: dict[str, Any], writes: bool):
-        self._writes, self._sinks = writes, []
+        self._writes, self._sinks = writes, contextlib.ExitStack()
+        self._write_to: list[Sink] = []
         if not writes:
             return
         path = run / METRICS_FILE
         _forget_after(path, first_step)
         self._file = path.open("a", encoding="utf-8", buffering=1)
         if watch.tensorboard:
-            self._sinks.append(_tensorboard(run))
+            self._write_to.append(self._sinks.enter_context(_tensorboard(run, first_step)))
         if watch.wandb_project:
-            self._sinks.append(_wandb(run, watch.wandb_project, config))
+            self._write_to.append(self._sinks.enter_context(_wandb(run, watch.wandb_project, config)))
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         if not self._writes:
             return
         self._file.write(json.dumps({"step": step, **{k: _number(v) for k, v in metrics.items()}}) + "\n")
-        for sink in self._sinks:
+        for sink in self._write_to:
             sink(step, metrics)
 
     def close(self) -> None:
         if self._writes:
             self._file.close()
+            self._sinks.close()
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
@@ -104,24 +108,30 @@ def _forget_after(path: Path, first_step: int) -> None:
     aside.rename(path)
 
 
-def _tensorboard(run: Path):
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError:
-        sys.exit("watch.tensorboard needs the package tensorboardX: pip install tensorboardX")
-    writer = SummaryWriter(str(run / "tensorboard"))
+@contextlib.contextmanager
+def _tensorboard(run: Path, first_step: int) -> Iterator[Sink]:
+    from tensorboardX import SummaryWriter
 
-    def sink(step: int, metrics: dict[str, float]) -> None:
-        for name, value in metrics.items():
-            writer.add_scalar(name, value, step)
+    # Points of steps that will be done again are hidden.
+    with SummaryWriter(str(run / "tensorboard"), purge_step=first_step) as writer:
 
-    return sink
+        def sink(step: int, metrics: dict[str, float]) -> None:
+            for name, value in metrics.items():
+                writer.add_scalar(name, value, step)
+
+        yield sink
 
 
-def _wandb(run: Path, project: str, config: dict[str, Any]):
-    try:
-        import wandb
-    except ImportError:
-        sys.exit("watch.wandb_project needs the package wandb: pip install wandb")
-    session = wandb.init(project=project, name=run.name, dir=str(run), config=config, resume="allow", id=run.name)
-    return lambda step, metrics: session.log(metrics, step=step)
+@contextlib.contextmanager
+def _wandb(run: Path, project: str, config: dict[str, Any]) -> Iterator[Sink]:
+    import wandb
+
+    # A name is no identity: runs in other directories may have the same.
+    identity = run / "wandb_id"
+    if not identity.exists():
+        identity.write_text(secrets.token_hex(8), encoding="utf-8")
+    name = identity.read_text(encoding="utf-8")
+    with wandb.init(
+        project=project, name=run.name, dir=str(run), config=config, resume="allow", id=name
+    ) as session:
+        yield lambda step, metrics: session.log(metrics, step=step)
