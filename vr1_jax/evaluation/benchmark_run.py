@@ -88,7 +88,7 @@ def evaluate(evaluation: Evaluation) -> tuple[dict[str, Any], dict[str, Any]]:
         "passport": passport,
     }
     with whole_file(evaluation.out) as file:
-        json.dump({"results": results} | content, file, indent=1, ensure_ascii=False, allow_nan=False)
+        json.dump({"results": results} | content, file, indent=1, ensure_ascii=False)
         file.write("\n")
     with whole_file(timing_path(evaluation.out)) as file:
         json.dump(timing, file, indent=1)
@@ -172,10 +172,12 @@ def _asking(evaluation: Evaluation, chat: ChatModel) -> Asking:
 
 
 def _record(records: RecordFile, number: int) -> Any:
+    """As it goes into the output: what no file can hold (half a surrogate pair) becomes a question mark."""
     try:
-        return records.raw(number)
+        text = json.dumps(records.raw(number), ensure_ascii=False)
     except RecordError:
         return {}
+    return json.loads(text.encode("utf-8", "replace"))
 
 
 def _timing(clock: Clock, chat: ChatModel, answered: int) -> dict[str, Any]:
