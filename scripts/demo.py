@@ -48,6 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     from vr1_jax.data.synthetic import write_world
     from vr1_jax.report import write_report
+    from vr1_jax.training.cold_start import cold_start
     from vr1_jax.training.curves import draw_curves
     from vr1_jax.training.loop import train
     from vr1_jax.weights.conversion import flax_to_hf
@@ -59,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
     sft = demo.placed(demo.get_sft_config(), out, chosen.seed, chosen.sft_steps)
     rl = demo.placed(demo.get_config(), out, chosen.seed, chosen.rl_steps)
     say("SFT cold start of a model of one million random weights: it learns to look and the form of an answer")
-    if int(train(sft).step) < sft.steps:
+    if not cold_start(sft, () if chosen.sft_steps else demo.SFT_STOPS, demo.BEGINNERS_LOSS):
         return 1  # stopped by a signal
     say("T-GRPO: it learns from rewards alone; ordered and shuffled frames compared at every step")
     if int(train(rl).step) < rl.steps:

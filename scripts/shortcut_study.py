@@ -35,17 +35,24 @@ def main(arguments: list[str] | None = None) -> int:
     import demo
     import shortcut
 
+    from vr1_jax.training.cold_start import cold_start
+    from vr1_jax.training.loop import train
+    from vr1_jax.training.metrics import read_metrics
+
     results: dict[str, list[dict[str, float]]] = {}
     for seed in chosen.seeds:
         out = chosen.out / f"seed{seed}"
         _write_world(out / "world", shortcut.WORLD, seed)
         sft = demo.placed(shortcut.get_sft_config(), out, seed, chosen.sft_steps)
+        if not cold_start(sft, () if chosen.sft_steps else demo.SFT_STOPS, demo.BEGINNERS_LOSS):
+            return 1  # stopped by a signal
         runs = {"after SFT": sft}
-        runs |= {arm: demo.placed(shortcut.get_config(arm), out, seed, chosen.steps) for arm in shortcut.ARMS}
+        for arm in shortcut.ARMS:
+            runs[arm] = demo.placed(shortcut.get_config(arm), out, seed, chosen.steps)
+            if int(train(runs[arm]).step) < runs[arm].steps:
+                return 1
         for name, config in runs.items():
-            measured = _finished(config)
-            if measured is None:
-                return 1  # stopped by a signal
+            measured = _measured(read_metrics(Path(config.run))[-1])
             results.setdefault(name, []).append(measured)
             print(f"seed {seed}, {name}: " + ", ".join(f"{m} {x:.3f}" for m, x in measured.items()), flush=True)
     text = json.dumps({"seeds": chosen.seeds, "results": results}, indent=1)
@@ -70,17 +77,8 @@ def _write_world(out: Path, world, seed: int) -> None:
     path.write_text(json.dumps(records), encoding="utf-8")
 
 
-def _finished(config) -> dict[str, float] | None:
-    """Held-out accuracies at the end of the run, which is trained if it has not been."""
-    from vr1_jax.training.loop import train
-    from vr1_jax.training.metrics import METRICS_FILE, read_metrics
-
-    run = Path(config.run)
-    if not (run / METRICS_FILE).exists() or len(read_metrics(run)) < config.steps:
-        train(config)
-    last = read_metrics(run)[-1]
-    if last["step"] + 1 < config.steps:
-        return None
+def _measured(last: dict[str, float]) -> dict[str, float]:
+    """Held-out accuracies of a run's last step."""
     return {name: float(np.mean([last[key] for key in keys])) for name, keys in MEASURES.items()}
 
 

@@ -57,7 +57,7 @@ def _heldout(axis, sft_lines: list[dict], rl_lines: list[dict]) -> None:
     for label, keys in _heldout_rows(lines[0]).items():
         values, errors = zip(*(_mean(line, keys) for line in lines), strict=True)
         axis.errorbar(steps, values, errors, marker="o", label=label.strip(), capsize=3)
-    axis.set_title("held-out accuracy, greedy (step 0: after SFT)")
+    axis.set_title("held-out accuracy (step 0: after SFT)")
     axis.set_xlabel("step")
     axis.set_ylim(0, 1.02)
     axis.legend(fontsize="small")
@@ -93,7 +93,7 @@ def _phases(axis, lines: list[dict]) -> None:
 def _summary(sft_lines: list[dict], rl_lines: list[dict]) -> str:
     before = [line for line in sft_lines if "heldout_accuracy" in line][-1]
     after = [line for line in rl_lines if "heldout_accuracy" in line][-1]
-    rows = [("held-out accuracy, greedy", "after SFT", "after T-GRPO")]
+    rows = [("held-out accuracy", "after SFT", "after T-GRPO")]
     for label, keys in _heldout_rows(before).items():
         cells = (f"{value:.3f} ± {error:.3f}" for value, error in (_mean(line, keys) for line in (before, after)))
         rows.append((f"  {label}", *cells))

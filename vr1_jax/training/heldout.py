@@ -1,10 +1,11 @@
 """Held-out questions during a run: how many are answered rightly, and what the answers depend on.
 
-Each question is answered greedily three times: with its frames in order, with them shuffled (videos), and
-blindly, every frame blanked. Who does as well blindly guesses from the question; who does as well on shuffled
-frames does not use their order.
+Each question is answered three ways: with its frames in order, with them shuffled (videos), and blindly, every
+frame blanked. Who does as well blindly guesses from the question; who does as well on shuffled frames does not
+use their order.
 """
 
+import dataclasses
 import logging
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -18,7 +19,6 @@ from vr1_jax.data.sources import KINDS
 from vr1_jax.models.qwen25vl import Qwen25VL
 from vr1_jax.rewards.scoring import score_groups
 from vr1_jax.rl.experience import local_rows, place, place_rows, texts
-from vr1_jax.sampling.generate import SamplingConfig
 from vr1_jax.sampling.placement import rollout_params
 from vr1_jax.training import processes
 from vr1_jax.training.setup import Program
@@ -32,7 +32,7 @@ _MOST_SOURCES = 20  # more are not worth a curve each
 
 @dataclass(frozen=True)
 class Table:
-    """One row for each held-out record, of all processes."""
+    """One row for each held-out record, of all processes; means over its answers."""
 
     record: np.ndarray
     kind: np.ndarray  # index into KINDS
@@ -71,15 +71,17 @@ def evaluate(config: TrainConfig, program: Program, model: Qwen25VL) -> dict[str
 
 def _answered(config: TrainConfig, program: Program, model: Qwen25VL) -> Table:
     policy = rollout_params(model, program.meshes.rollout, config.compute_dtype)
-    greedy = SamplingConfig(max_new_tokens=config.rollout.sampling.max_new_tokens, temperature=0.0)
+    drawn = config.rollout.sampling
+    if not config.watch.evaluate_answers:
+        drawn = dataclasses.replace(drawn, temperature=0.0)
     scored_model = cast(model, config.compute_dtype) if config.stage == "sft" else None
     rows: list[np.ndarray] = []
     with program.heldout.batches(workers=0) as batches:
         for _ in range(program.heldout.steps_per_epoch):
             batch = next(batches)
             views = _views(batch)
-            groups = (1,) * len(views)
-            answers = program.sampler(policy, list(views.values()), groups, greedy, batch.row_ids, 0)
+            groups = (config.watch.evaluate_answers or 1,) * len(views)
+            answers = program.sampler(policy, list(views.values()), groups, drawn, batch.row_ids, 0)
             read = [texts(answer, program.tokenizer.decode)[0] for answer in answers]
             columns = _judged(dict(zip(views, read, strict=True)), batch, config.grpo.rules)
             loss, tokens = (
@@ -111,9 +113,9 @@ def _judged(answers: dict[str, list[list[str]]], batch: Batch, rules: str) -> li
     return [
         np.array([sample.record for sample in samples]),
         np.full(len(samples), KINDS.index(batch.kind)),
-        scores["ordered"].accuracy[:, 0],
-        scores["ordered"].format[:, 0],
-        *(scores[name].accuracy[:, 0] if name in scores else missing for name in ("shuffled", "blind")),
+        scores["ordered"].accuracy.mean(1),
+        scores["ordered"].format.mean(1),
+        *(scores[name].accuracy.mean(1) if name in scores else missing for name in ("shuffled", "blind")),
     ]
 
 

@@ -23,6 +23,7 @@ class WatchConfig:
     wandb_project: str | None = None
     rollouts: bool = True  # keep every step's answers for the report
     evaluate_every: int = 0  # steps between held-out evaluations, 0 for none
+    evaluate_answers: int = 0  # to each held-out question, sampled as in training; 0: a single one, greedily
     gap_alarm: float = 0.5  # mean |sampler - trainer| log-prob above which the run warns
 
 
