@@ -61,7 +61,9 @@ class DataConfig:
     video_buckets: tuple[Bucket, ...] = ()
     image_buckets: tuple[Bucket, ...] = ()
     text_buckets: tuple[Bucket, ...] = ()
-    image_share: float | None = None  # of the steps; None takes the records as they come, 0 leaves images out
+    # Of the steps on images or videos; texts keep the share that they are of the records. None takes all records
+    # as they come, 0 leaves images out, 1 videos.
+    image_share: float | None = None
     frames: FrameBudget = TRAINING_BUDGET
     images: ImageBudget = IMAGE_BUDGET
     positions: PositionRule = "published"

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -165,8 +166,45 @@ def test_weights_set_the_kinds_shares(make):
     pipeline = make(weights={"image": 1.0, "video": 3.0})
     kinds = [pipeline.groups[pipeline._order.batch(step)[0]].kind for step in range(pipeline.steps_per_epoch)]
     assert abs(kinds.count("video") / len(kinds) - 0.75) < 0.02
-    with pytest.raises(DataError, match="a weight for text"):
+    with pytest.raises(DataError, match="wants text records, and there are none"):
         make(weights={"image": 1.0, "text": 1.0})
+
+
+def test_a_kind_without_a_weight_keeps_its_share(make, source, tmp_path):
+    """100 of 300 records are text: a third of the steps, whatever images and videos make of the rest."""
+    text = [record(1000 + n, "text", "") | {"path": None} for n in range(100)]
+    texts = Source(write_records(tmp_path / "text.json", text), source.media_root)
+    buckets = BUCKETS | {"text": (Bucket(1, 4, 256),)}
+    for weights, expected in (
+        ({"image": 0.75, "video": 0.25}, {"text": 1 / 3, "image": 1 / 2, "video": 1 / 6}),
+        ({"image": 0.0, "video": 1.0}, {"text": 1 / 3, "image": 0, "video": 2 / 3}),
+    ):
+        pipeline = make(sources=(source, texts), weights=weights, buckets=buckets)
+        kinds = [pipeline.groups[pipeline._order.batch(step)[0]].kind for step in range(pipeline.steps_per_epoch)]
+        assert {kind: kinds.count(kind) / len(kinds) for kind in expected} == pytest.approx(expected, abs=0.02)
+
+
+class SlowMedia:
+    """Media that tells when it is read."""
+
+    def __init__(self):
+        self.read = threading.Semaphore(0)
+
+    def image(self, path, budget):
+        self.read.release()
+        return np.zeros((56, 56, 3), np.uint8)
+
+    video = frame_folder = image
+
+
+def test_the_next_batch_is_decoded_while_this_one_is_used(make, tmp_path):
+    """Without workers too; the state stays that of the batch handed out."""
+    images, media = write_source(tmp_path, images=20, videos=0, files=2), SlowMedia()
+    with make(sources=[images], reader=media).batches() as batches:
+        next(batches)
+        for _ in range(4 + 2 * 4):  # of this batch, and of the two ahead
+            assert media.read.acquire(timeout=60)
+        assert batches.state()["step"] == 1
 
 
 def test_over_long_prompts_are_refused_never_cut(make):

@@ -67,3 +67,42 @@ def test_unreadable_records_are_counted_against_all_records():
     quarantine.add([refusal(500)], served=100)  # 1 of 101, not 91 of 191
     with pytest.raises(QuarantineError, match="101 of 1000"):
         Quarantine(max_share=0.1, minimum=50).start([refusal(n, "record") for n in range(101)], records=1000)
+
+
+def test_all_processes_ever_had_are_remembered(tmp_path):
+    """Three processes, then two, then one: nobody tries again what any of them has refused."""
+    path = tmp_path / "quarantine.jsonl"
+    three = [Quarantine(path, process=process, processes=3) for process in range(3)]
+    for process, quarantine in enumerate(three):
+        quarantine.start([refusal(100, "record")], records=1000)  # found by all, written once
+        quarantine.add([refusal(process)], served=8)
+    assert [line["index"] for line in lines(path)] == [100, 0]
+    assert [line["index"] for line in lines(tmp_path / "quarantine.2.jsonl")] == [2]
+    two = [Quarantine(path, process=process, processes=2) for process in range(2)]
+    assert {quarantine.known for quarantine in two} == {frozenset(("records.json", n) for n in (0, 1, 2, 100))}
+    two[1].add([refusal(2), refusal(7)], served=16)
+    assert len(Quarantine(path)) == 5
+
+
+def test_another_process_may_be_writing_its_last_line(tmp_path):
+    path = tmp_path / "quarantine.jsonl"
+    Quarantine(path, process=1, processes=2).add([refusal(1), refusal(2)], served=1)
+    other = tmp_path / "quarantine.1.jsonl"
+    half = other.read_bytes()[:-20]
+    other.write_bytes(half)
+    assert len(Quarantine(path, process=0, processes=2)) == 1
+    assert other.read_bytes() == half  # it is not ours to mend
+    Quarantine(path, process=1, processes=2).add([refusal(2)], served=1)
+    assert [line["index"] for line in lines(other)] == [1, 2]
+
+
+def test_the_share_is_that_of_one_process_of_many(tmp_path):
+    """Earlier refusals of all four stand against what one of them has had."""
+    path = tmp_path / "quarantine.jsonl"
+    for process in range(4):
+        Quarantine(path, process=process, processes=4).add(
+            [refusal(10 * process + n) for n in range(8)], served=92
+        )
+    Quarantine(path, 0.1, 50, process=3, processes=4).add([], served=92)  # 8 of 100
+    with pytest.raises(QuarantineError, match="11 of 103"):
+        Quarantine(path, 0.1, 50, process=3, processes=4).add([refusal(n) for n in (50, 51, 52)], served=92)

@@ -37,7 +37,8 @@ ENDLESS = 1 << 40
 class Batching:
     """How records become batches. `rows` is the prompts of a step, over all processes.
 
-    `weights` are the kinds' shares of the steps; None takes the records as they come. `shuffle` adds to every
+    `weights` divide the steps among the kinds they name; a kind without a weight keeps its share of the records.
+    None takes all records as they come. `shuffle` adds to every
     batch of videos the same prompts in another order of time. `answer_tokens` adds the answers to learn, padded
     to that length, and needs an encoder with `supervised`.
     """
@@ -221,13 +222,14 @@ def _check_buckets(batching: Batching, layout: PromptLayout) -> None:
 
 
 def _shares(groups: Sequence[Group], weights: Mapping[Kind, float]) -> list[float]:
-    """Each group's part of the steps: its kind's weight, spread by the number of records."""
-    present = {group.kind for group in groups}
-    if lacking := sorted(kind for kind, weight in weights.items() if weight > 0 and kind not in present):
-        raise DataError(f"a weight for {', '.join(lacking)}, but no such records")
-    total = {kind: sum(len(g.records) for g in groups if g.kind == kind) for kind in present}
-    whole = sum(weights.values())
-    return [weights.get(g.kind, 0.0) / whole * len(g.records) / total[g.kind] for g in groups]
+    """Each group's part of the steps: its kind's, spread by the number of records."""
+    counts = {kind: sum(len(g.records) for g in groups if g.kind == kind) for kind in {g.kind for g in groups}}
+    if lacking := sorted(kind for kind, weight in weights.items() if weight > 0 and kind not in counts):
+        raise DataError(f"image_share wants {', '.join(lacking)} records, and there are none")
+    share = {kind: count / sum(counts.values()) for kind, count in counts.items()}
+    weighted = sum(share.get(kind, 0.0) for kind in weights)
+    share |= {kind: weighted * weight / sum(weights.values()) for kind, weight in weights.items()}
+    return [share[g.kind] * len(g.records) / counts[g.kind] for g in groups]
 
 
 @contextlib.contextmanager

@@ -2,10 +2,12 @@
 
 `quarantine.jsonl` is also the run's memory: a record in it is not tried again after a restart, so a decoder that
 failed under load and would not fail today changes nothing about the order. Delete a line to have its record
-tried again.
+tried again. Of several processes, each of which decodes its own rows, the first writes `quarantine.jsonl` and
+process N `quarantine.N.jsonl`; all of them read all, so that the number of processes may change at a restart.
 """
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -53,14 +55,27 @@ def _reason(error: Exception) -> str:
 
 
 class Quarantine:
-    """The refused records of a run, in `path` where one is given.
+    """The refused records of a run, in `path` where one is given, and beside it those of other processes.
 
-    Once `minimum` records were tried, more than `max_share` refused ones raise QuarantineError.
+    Once this process has tried `minimum` records, more than `max_share` refused ones raise QuarantineError.
     """
 
-    def __init__(self, path: Path | None = None, max_share: float = 0.1, minimum: int = 200):
+    def __init__(
+        self,
+        path: Path | None = None,
+        max_share: float = 0.1,
+        minimum: int = 200,
+        *,
+        process: int = 0,
+        processes: int = 1,
+    ):
         self.path, self.max_share, self.minimum = path, max_share, minimum
-        self._refused = {refusal.key: refusal for refusal in _read(path)}
+        self._process, self._processes = process, processes
+        if path is not None and process:
+            self.path = path.with_suffix(f".{process}{path.suffix}")
+        _remove_half_line(self.path)
+        self._refused = {refusal.key: refusal for file in _files(path) for refusal in _read(file)}
+        self._earlier = frozenset(self._refused)
         self._unreadable: set[tuple[str, int]] = set()
 
     def __len__(self) -> int:
@@ -68,7 +83,7 @@ class Quarantine:
 
     @property
     def known(self) -> frozenset[tuple[str, int]]:
-        """(file, index) of every record refused so far, in earlier runs too."""
+        """(file, index) of every record refused before this start, by any process, and by this one since."""
         return frozenset(self._refused)
 
     @property
@@ -76,22 +91,23 @@ class Quarantine:
         return Counter(refusal.reason for refusal in self._refused.values())
 
     def start(self, unreadable: Iterable[Refusal], records: int) -> None:
-        """Records that the files of `records` records hold but that cannot be parsed."""
+        """Records that the files of `records` records hold but that cannot be parsed: every process finds them."""
         unreadable = list(unreadable)
         self._unreadable = {refusal.key for refusal in unreadable}
-        self._write(unreadable)
+        self._keep(unreadable, write=self._process == 0)
         self._check(len(unreadable), records)
 
     def add(self, refusals: Iterable[Refusal], served: int) -> None:
-        """Records refused on the way to the prompts of which the run has had `served`."""
-        self._write(refusals)
-        found = len(self._refused.keys() - self._unreadable)
+        """Records refused on the way to the prompts of which this process, or its like, has had `served`."""
+        self._keep(refusals, write=True)
+        fresh = self._refused.keys() - self._unreadable - self._earlier
+        found = len(fresh) + round(len(self._earlier - self._unreadable) / self._processes)
         self._check(found, served + found)
 
-    def _write(self, refusals: Iterable[Refusal]) -> None:
+    def _keep(self, refusals: Iterable[Refusal], *, write: bool) -> None:
         fresh = {refusal.key: refusal for refusal in refusals if refusal.key not in self._refused}
         self._refused |= fresh
-        if fresh and self.path is not None:
+        if fresh and write and self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:
                 file.write("".join(json.dumps(asdict(r), ensure_ascii=False) + "\n" for r in fresh.values()))
@@ -106,17 +122,25 @@ class Quarantine:
         )
 
 
-def _read(path: Path | None) -> list[Refusal]:
-    """The refusals in a file. A last line without its end, left by a kill, is removed."""
-    if path is None or not path.exists():
+def _files(path: Path | None) -> list[Path]:
+    """Of all processes that the run ever had."""
+    if path is None:
         return []
+    return [file for file in (path, *sorted(path.parent.glob(f"{path.stem}.*{path.suffix}"))) if file.exists()]
+
+
+def _remove_half_line(path: Path | None) -> None:
+    """What a kill left of a line, at the end of this process's own file."""
+    if path is not None and path.exists():
+        text = path.read_bytes()
+        os.truncate(path, text.rfind(b"\n") + 1)
+
+
+def _read(path: Path) -> list[Refusal]:
+    """The refusals in a file; another process's may be in the middle of its last line."""
     text = path.read_bytes()
-    whole = text[: text.rfind(b"\n") + 1]
-    if len(whole) < len(text):
-        with path.open("r+b") as file:
-            file.truncate(len(whole))
     refusals = []
-    for number, line in enumerate(whole.splitlines(), 1):
+    for number, line in enumerate(text[: text.rfind(b"\n") + 1].splitlines(), 1):
         try:
             refusals.append(Refusal(**json.loads(line)))
         except (ValueError, TypeError) as error:

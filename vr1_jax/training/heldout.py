@@ -51,6 +51,7 @@ def evaluate(config: TrainConfig, program: Program, model: Qwen25VL) -> dict[str
     table = _answered(config, program, model)
     metrics = _accuracy("heldout_accuracy", table.accuracy)
     metrics["heldout_format"] = float(table.well_formed.mean())
+    metrics["heldout_refused"] = float(len(program.heldout.records) - len(table.record))
     for number, name in enumerate(KINDS):
         metrics |= _accuracy(f"heldout_accuracy_{name}", table.accuracy[table.kind == number])
     metrics |= _accuracy("heldout_accuracy_shuffled", table.shuffled[~np.isnan(table.shuffled)])
@@ -79,6 +80,7 @@ def _answered(config: TrainConfig, program: Program, model: Qwen25VL) -> Table:
     with program.heldout.batches(workers=0) as batches:
         for _ in range(program.heldout.steps_per_epoch):
             batch = next(batches)
+            program.heldout_refused.add(batch.refusals, served=0)
             views = _views(batch)
             groups = (config.watch.evaluate_answers or 1,) * len(views)
             answers = program.sampler(policy, list(views.values()), groups, drawn, batch.row_ids, 0)

@@ -23,7 +23,7 @@ from vr1_jax.data.pipeline import Batching, Pipeline
 from vr1_jax.data.prompts import prompt_style
 from vr1_jax.data.quarantine import Quarantine
 from vr1_jax.data.record_file import RecordFile
-from vr1_jax.data.sources import Source
+from vr1_jax.data.sources import Kind, Source
 from vr1_jax.data.tokenizer import ChatTokenizer, load_tokenizer
 from vr1_jax.models.config import ModelConfig, parse_hf_config
 from vr1_jax.models.qwen25vl import Qwen25VL, abstract_model
@@ -66,6 +66,7 @@ class Program:
     layout: PromptLayout
     pipeline: Pipeline
     heldout: Pipeline | None
+    heldout_refused: Quarantine
     quarantine: Quarantine
     position: Mapping[str, Any] | None  # of the data, where a resumed run goes on
     state: TrainState
@@ -175,17 +176,21 @@ def load(config: TrainConfig, meshes: Meshes, checkpoints: Checkpoints) -> Progr
     if jax.process_index() == 0:  # only now: a run that is refused keeps its record
         run_directory.record_start(config, mesh, int(state.step) // config.updates_per_step)
     layout = PromptLayout.of(model_config, config.data.positions, config.data.spacing)
-    process = f".{jax.process_index()}" if jax.process_count() > 1 else ""  # each decodes its own rows
-    quarantine = Quarantine(Path(config.run) / f"quarantine{process}.jsonl", config.data.max_bad_share)
+    process = {"process": jax.process_index(), "processes": jax.process_count()}
+    quarantine = Quarantine(run / "quarantine.jsonl", config.data.max_bad_share, **process)
     pipeline = make_pipeline(config, config.data.records, tokenizer, layout, quarantine)
     quarantine.start(pipeline.unreadable, len(pipeline.records))
-    heldout = make_pipeline(config, config.data.heldout, tokenizer, layout, None) if config.data.heldout else None
+    heldout, heldout_refused = None, Quarantine(run / "heldout_refused.jsonl", max_share=1.0, **process)
+    if config.data.heldout:
+        heldout = make_pipeline(config, config.data.heldout, tokenizer, layout, heldout_refused, training=False)
+        heldout_refused.start(heldout.unreadable, len(heldout.records))
     return Program(
         meshes=meshes,
         tokenizer=tokenizer,
         layout=layout,
         pipeline=pipeline,
         heldout=heldout,
+        heldout_refused=heldout_refused,
         quarantine=quarantine,
         position=position,
         state=state,
@@ -204,12 +209,13 @@ def make_pipeline(
     records: tuple[str, ...],
     tokenizer: ChatTokenizer,
     layout: PromptLayout,
-    quarantine: Quarantine | None,
+    quarantine: Quarantine,
+    *,
+    training: bool = True,
 ) -> Pipeline:
     data, rl = config.data, config.stage == "rl"
     geometry = VisualGeometry(merge=layout.merge)
     reader = MediaReader(unit=geometry.unit)
-    training = quarantine is not None
     buckets = {"video": data.video_buckets, "image": data.image_buckets, "text": data.text_buckets}
     if not training:  # sizes are known of the training records only: one bucket for all
         buckets = {kind: (_union(choice),) if choice else () for kind, choice in buckets.items()}
@@ -234,7 +240,7 @@ def make_pipeline(
             answer_tokens=None if rl else data.answer_tokens,
         ),
         sizes=np.load(data.sizes) if data.sizes and training else None,
-        known=quarantine.known if training else frozenset(),
+        known=quarantine.known,
         shard_index=jax.process_index(),
         shard_count=jax.process_count(),
     )
@@ -244,7 +250,7 @@ def _union(buckets: Sequence[Bucket]) -> Bucket:
     return Bucket(*(max(getattr(b, name) for b in buckets) for name in ("slices", "patches", "tokens")))
 
 
-def _weights(data: DataConfig) -> dict[str, float] | None:
+def _weights(data: DataConfig) -> dict[Kind, float] | None:
     share = data.image_share
     return None if share is None else {"image": share, "video": 1.0 - share}
 
