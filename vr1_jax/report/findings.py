@@ -1,5 +1,7 @@
 """The four questions one opens a report with, answered from the numbers, with the noise they have."""
 
+import itertools
+import math
 import statistics
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -36,7 +38,10 @@ class Mean:
         return 0 if abs(self.value) <= NOISE * self.error else (1 if self.value > 0 else -1)
 
     def __str__(self) -> str:
-        return f"{self.value:.3g} ± {self.error:.2g}"
+        if self.error == 0:
+            return f"{self.value:.3g}"
+        digits = min(6, max(0, -math.floor(math.log10(self.error))))
+        return f"{self.value:.{digits}f}\u00a0±\u00a0{self.error:.{digits}f}"
 
 
 def find(run: Run, columns: Columns) -> list[dict[str, Any]]:
@@ -61,9 +66,11 @@ def _learning(run: Run, columns: Columns) -> Finding:
     for name, label in (("accuracy", "Accuracy while training"), ("reward", "Reward"), ("loss", "Loss")):
         if (ends := edges(columns, name)) and (name != "loss" or "reward" not in columns):
             details.append(f"{label}: {ends[0]} in the first steps, {ends[1]} in the last.")
-    if held := heldout(columns):
+    if held := heldout(run, columns):
         change = held[1] - held[0]
         headline = f"Held-out accuracy {held[0]} → {held[1]}"
+        if run.before:
+            details.insert(0, "The first number is of the model that it started from.")
         return Finding(question, _verdict(change.sign), headline, tuple(details), "heldout_accuracy")
     name, better = ("accuracy", 1) if "accuracy" in columns else ("loss", -1)
     if (ends := edges(columns, name)) is None:
@@ -75,9 +82,10 @@ def _learning(run: Run, columns: Columns) -> Finding:
     )
 
 
-def heldout(columns: Columns) -> tuple[Mean, Mean] | None:
-    """The first and the last held-out accuracy."""
-    pairs = zip(columns.get("heldout_accuracy", []), columns.get("heldout_accuracy_error", []), strict=False)
+def heldout(run: Run, columns: Columns) -> tuple[Mean, Mean] | None:
+    """The first and the last held-out accuracy; the first may be of the model that the run started from."""
+    lines = [run.before, *run.metrics]
+    pairs = [(line.get("heldout_accuracy"), line.get("heldout_accuracy_error")) for line in lines]
     points = [Mean(value, error) for value, error in pairs if value is not None and error is not None]
     return (points[0], points[-1]) if len(points) > 1 else None
 
@@ -100,20 +108,18 @@ def _order(run: Run, columns: Columns) -> Finding:
         if signal[1].value < 0.02:
             text += " Normalisation cancels nearly all of it; grpo.placement advantage would not."
         details.append(text)
-    better = {
-        1: "Ordered frames score better by",
-        0: "No clear difference:",
-        -1: "Shuffled frames score better by",
-    }
-    shown = last if last.sign >= 0 else Mean(-last.value, last.error)
-    return Finding(question, _verdict(last.sign), f"{better[last.sign]} {shown}", tuple(details), "temporal_gap")
+    if blind := _present(columns, "heldout_accuracy_blind"):
+        seeing = _present(columns, "heldout_accuracy")
+        details.append(f"Held out, with every frame blanked: {blind[-1]:.2f}, seeing: {seeing[-1]:.2f}.")
+    words = {1: "Ordered frames score better", 0: "No clear difference", -1: "Shuffled frames score better"}
+    return Finding(question, _verdict(last.sign), f"{words[last.sign]}: {last}", tuple(details), "temporal_gap")
 
 
 def _hacking(run: Run, columns: Columns) -> Finding:
     question = "Is it hacking the reward?"
     if "reward" not in columns:
         return Finding(question, UNKNOWN, "Nothing is rewarded in this stage", (), None)
-    signs = list(_signs_of_hacking(columns))
+    signs = list(_signs_of_hacking(run, columns))
     if edges(columns, "reward") is None:
         return Finding(question, UNKNOWN, "Too few steps to tell", tuple(signs), "length")
     if not signs:
@@ -123,7 +129,7 @@ def _hacking(run: Run, columns: Columns) -> Finding:
     return Finding(question, WATCH, count, tuple(signs), "length")
 
 
-def _signs_of_hacking(columns: Columns) -> Iterator[str]:
+def _signs_of_hacking(run: Run, columns: Columns) -> Iterator[str]:
     ends = {
         name: edges(columns, name) for name in ("reward", "accuracy", "length", "entropy", "cut_off", "distinct")
     }
@@ -131,7 +137,7 @@ def _signs_of_hacking(columns: Columns) -> Iterator[str]:
         if (ends["accuracy"][1] - ends["accuracy"][0]).sign <= 0:
             gain = ends["reward"][1] - ends["reward"][0]
             yield f"Reward rose by {gain} but accuracy did not: format and bonuses pay."
-        if (held := heldout(columns)) and (held[1] - held[0]).sign < 0:
+        if (held := heldout(run, columns)) and (held[1] - held[0]).sign < 0:
             yield f"Reward rose while held-out accuracy fell from {held[0]} to {held[1]}."
     if ends["length"]:
         first, last = ends["length"]
@@ -191,7 +197,7 @@ def _oddities(run: Run, columns: Columns) -> Iterator[str]:
         reasons = ", ".join(f"{reason} {number}" for reason, number in run.refused.most_common(4))
         yield f"{count} records were refused: {reasons}."
     steps = [line["step"] for line in run.metrics]
-    if gaps := sum(1 for a, b in zip(steps, steps[1:], strict=False) if b != a + 1):
+    if gaps := sum(1 for a, b in itertools.pairwise(steps) if b != a + 1):
         yield f"Steps are missing or doubled in metrics.jsonl at {gaps} place{'s' * (gaps > 1)}."
     planned = run.setting("steps", 0)
     if isinstance(planned, int) and steps[-1] + 1 < planned:

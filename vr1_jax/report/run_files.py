@@ -1,4 +1,4 @@
-"""What a run left on disk, read once. Damaged parts are named in `notes`; only a run without numbers is refused."""
+"""What a run left on disk, read once. `notes` name what is damaged; a run without numbers is refused."""
 
 import gzip
 import json
@@ -24,6 +24,7 @@ class Run:
     environment: dict[str, Any]
     rollouts: dict[int, list[Path]]  # step -> its files: attempts and processes
     refused: Counter[str]  # records in quarantine by reason
+    before: dict[str, float]  # what the model it started from was last measured at, on the same held-out records
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -60,15 +61,17 @@ def read_run(path: Path) -> Run:
         hint = f"; did you mean {' or '.join(map(str, below))}?" if below else "; give the directory of a run"
         raise ReportError(f"{path}: no {METRICS_FILE} in it{hint}")
     notes: list[str] = []
-    metrics = _metrics(path)
-    return Run(
+    run = Run(
         path=path,
-        metrics=metrics,
-        environment=_environment(path, notes),
+        metrics=_metrics(path),
+        environment=_environment(path / ENVIRONMENT, notes),
         rollouts=_rollouts(path),
         refused=_refused(path, notes),
+        before={},
         notes=notes,
     )
+    run.before.update(_before(run))
+    return run
 
 
 def _metrics(path: Path) -> list[dict[str, Any]]:
@@ -86,13 +89,25 @@ def _metrics(path: Path) -> list[dict[str, Any]]:
 
 def _environment(path: Path, notes: list[str]) -> dict[str, Any]:
     try:
-        content = json.loads((path / ENVIRONMENT).read_text("utf-8"))
+        content = json.loads(path.read_text("utf-8"))
         if isinstance(content, dict):
             return content
         notes.append(f"{ENVIRONMENT} is no JSON object")
     except (OSError, ValueError) as error:
         notes.append(f"{ENVIRONMENT} cannot be read ({error}): settings and media are unknown")
     return {}
+
+
+def _before(run: Run) -> dict[str, float]:
+    """Held-out numbers of the run that `config.model` names, if it is one that asked the same questions."""
+    model = Path(str(run.setting("model", "")))
+    if not (model / METRICS_FILE).is_file() or not (model / ENVIRONMENT).is_file():
+        return {}
+    asked = _environment(model / ENVIRONMENT, []).get("config", {}).get("data", {}).get("heldout")
+    if asked != run.setting("data.heldout", None):
+        return {}
+    measured = [line for line in _metrics(model) if "heldout_accuracy" in line]
+    return {name: value for name, value in measured[-1].items() if name.startswith("heldout_")} if measured else {}
 
 
 def _rollouts(path: Path) -> dict[int, list[Path]]:

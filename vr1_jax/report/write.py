@@ -60,6 +60,7 @@ def write_report(
         "run": files.path.resolve().name,
         "environment": files.environment,
         "metrics": columns,
+        "before": files.before,
         "map": table,
         "shown": sorted(pages.steps),
         "threshold": algorithm.threshold,
@@ -95,19 +96,20 @@ def _survey(run: Run, threshold: float) -> tuple[dict[str, list], dict[int, list
                 table[step] = shares(prompts, threshold)
                 lines.setdefault(step, {"step": step}).update(habits(prompts))
             progress.advance()
-    names = sorted({name for line in lines.values() for name in line})
-    return {name: [_number(lines[step].get(name)) for step in sorted(lines)] for name in names}, table
+    steps = sorted(lines)
+    names = sorted({name for line in lines.values() for name in line} - {"step"})
+    return {"step": steps, **{name: [_number(lines[step].get(name)) for step in steps] for name in names}}, table
 
 
-def _number(value: Any) -> float | int | None:
+def _number(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
-    return value if isinstance(value, int) else float(f"{value:.6g}")
+    return float(f"{value:.6g}")
 
 
 @dataclass
 class _Pages:
-    """Answers of steps and strips of frames, packed, as many as the budget holds; a strip serves all its prompts."""
+    """Answers of steps and strips of frames, packed: as many as the budget holds. A clip's strip is kept once."""
 
     budget: int  # bytes in the file
     steps: dict[int, str] = field(default_factory=dict)
@@ -158,8 +160,8 @@ class _Pages:
             notes.append(f"frames of {len(missing)} of {len(self._clips)} clips cannot be shown: {missing[0]}")
         if len(self.steps) < steps:
             notes.append(
-                f"answers and frames of {len(self.steps)} of {steps} steps are in this file, spread evenly, to keep "
-                f"it near {self.budget / 1e6:g} MB; numbers of all steps are"
+                f"answers and frames of {len(self.steps)} of {steps} steps are in this file, spread evenly, to "
+                f"keep it near {self.budget / 1e6:g} MB; numbers of all steps are"
             )
         return notes
 

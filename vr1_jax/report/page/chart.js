@@ -13,7 +13,7 @@ function shape(tag, attributes, ...children) {
   return element;
 }
 
-/** Mean over the `width` values around each; gaps stay gaps. */
+/** Mean over the `width` places around each, of those that have a value; null where none has. */
 function smooth(values, width) {
   if (width <= 1) return values;
   const sums = [0];
@@ -23,11 +23,10 @@ function smooth(values, width) {
     counts.push(counts[n] + (value === null ? 0 : 1));
   });
   const half = width / 2;
-  return values.map((value, n) => {
-    if (value === null) return null;
+  return values.map((_, n) => {
     const from = Math.max(0, Math.ceil(n - half));
     const to = Math.min(values.length, Math.ceil(n + half));
-    return (sums[to] - sums[from]) / (counts[to] - counts[from]);
+    return counts[to] > counts[from] ? (sums[to] - sums[from]) / (counts[to] - counts[from]) : null;
   });
 }
 
@@ -203,25 +202,18 @@ class Chart {
     return parts;
   }
 
-  /** Values as an SVG path; where several fall on one pixel, their extremes. */
+  /** Values as an SVG path that passes over gaps (steps of images have no shuffled answers); extremes per pixel. */
   path(values) {
     const steps = summary.metrics.step;
     const parts = [];
-    const sparse = isSparse(values);
-    let pen = "M";
     const thin = Math.max(1, Math.ceil(values.length / (2 * this.width)));
     for (let n = 0; n < values.length; n += thin) {
       const bin = values.slice(n, n + thin).filter((value) => value !== null);
-      if (!bin.length) {
-        if (!sparse) pen = "M"; // a gap
-        continue;
-      }
       for (const value of thin > 1 ? [Math.min(...bin), Math.max(...bin)] : bin) {
-        parts.push(`${pen}${this.x(steps[n]).toFixed(1)},${this.y(value).toFixed(1)}`);
-        pen = "L";
+        parts.push(`${this.x(steps[n]).toFixed(1)},${this.y(value).toFixed(1)}`);
       }
     }
-    return parts.join("");
+    return parts.length ? `M${parts.join("L")}` : "";
   }
 
   /** Shows the step under the pointer, or the selected one. */
@@ -236,7 +228,7 @@ class Chart {
     this.series.forEach((one, n) => {
       const known = one.sparse ? one.values.slice(0, place + 1).findLast((value) => value !== null) : one.values[place];
       const error = one.sparse ? summary.metrics[`${one.name}_error`]?.findLast((e, m) => m <= place && e !== null) : null;
-      this.readouts[n].textContent = format(known) + (error ? ` ± ${format(error)}` : "");
+      this.readouts[n].textContent = format(known) + (error ? ` ± ${Number(error.toPrecision(2))}` : "");
       this.readouts[n].title = one.sparse ? "" : `mean of the steps around it ${format(one.means[place])}`;
     });
   }

@@ -11,8 +11,12 @@ function one(name, label, color = COLORS[0], more = {}) {
 
 function chartGroups() {
   const share = { include: [0] };
+  const before = summary.before.heldout_accuracy;
+  const loss = { title: "Loss", series: [one("loss", "loss")] };
+  const supervised = !summary.metrics.reward; // then the loss is what tells
   return [
     ["Learning", [
+      ...(supervised ? [loss] : []),
       { title: "Reward", series: [one("reward", "mean", COLORS[0]), one("reward_std", "spread within a group", COLORS[1])], ...share },
       {
         title: "Accuracy while training",
@@ -25,7 +29,9 @@ function chartGroups() {
       },
       {
         title: "Held-out accuracy",
-        note: "Greedy answers; bars are one standard error.",
+        note: "Greedy answers; bars are one standard error."
+          + (before === undefined ? "" : " The line is the model that the run started from, all kinds."),
+        marks: before === undefined ? [] : [before],
         series: [
           one("heldout_accuracy", "all", NEUTRAL, { dashed: true }),
           one("heldout_accuracy_video", "videos, ordered", ORDERED),
@@ -58,7 +64,7 @@ function chartGroups() {
         one("no_signal", "without signal", NEUTRAL, { dashed: true })], ...share },
     ]],
     ["Optimisation", [
-      { title: "Loss", series: [one("loss", "loss")] },
+      ...(supervised ? [] : [loss]),
       { title: "KL to the reference", series: [one("kl", "k3, nats a token", COLORS[3])], log: true },
       { title: "Gradient norm", series: [one("grad_norm", "before clipping", COLORS[0])], log: true },
       { title: "Sampler against trainer", note: "Difference of their log-probs; the line is where the run warns.",

@@ -29,6 +29,10 @@ async function unpack(id) {
 
 /** Short, in the digits that matter. */
 function format(value) {
+  return shorten(value).replace("-", "−");
+}
+
+function shorten(value) {
   if (value === null || value === undefined) return "–";
   if (value === 0) return "0";
   const size = Math.abs(value);
