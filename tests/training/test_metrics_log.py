@@ -72,3 +72,13 @@ def test_other_processes_write_nothing(tmp_path, sinks):
     log.close()
     assert not sinks
     assert not list(tmp_path.iterdir())
+
+
+def test_a_line_that_a_kill_left_unwritten_is_that_of_the_checkpoint(tmp_path):
+    for steps, restored in (([0, 1], {}), ([3], {"reward": 0.2}), ([2, 3], {"reward": 0.1})):
+        watch = WatchConfig()
+        log = MetricsLog(tmp_path, watch, first_step=steps[0], config={}, writes=True, restored=restored)
+        for step in steps:
+            log.write(step, {"reward": step / 10})
+        log.close()
+        assert read_metrics(tmp_path) == [{"step": n, "reward": n / 10} for n in range(steps[-1] + 1)]

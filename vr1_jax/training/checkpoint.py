@@ -11,7 +11,6 @@ checksums; the rename to STEP makes it a checkpoint. Whatever a killed run leave
 cleared away when the next one opens the directory.
 """
 
-import asyncio
 import dataclasses
 import itertools
 import json
@@ -92,6 +91,7 @@ class Checkpoints:
         self._newest: int | None = None  # last step saved, being saved, or restored
         self._failure: BaseException | None = None  # of the last save
         self.failed_saves = 0
+        self.restored_metrics: dict[str, float] = {}
         if _is_first_process():
             (self._run / STEPS).mkdir(parents=True, exist_ok=True)
             clear_leftovers(self._run / STEPS)
@@ -173,7 +173,7 @@ class Checkpoints:
                 set_aside(other)
         if damaged:
             logger.warning("resuming from step %d, the newest undamaged checkpoint of %s", step, self._run)
-        self._newest = step
+        self._newest, self.restored_metrics = step, progress["metrics"]
         return Restored(state, progress["data"])
 
     def _settle(self) -> None:
@@ -252,6 +252,7 @@ def _leaves(tree: Any) -> dict[str, Any]:
     return {
         jax.tree_util.keystr(path, simple=True, separator="."): node.get_value() if _is_variable(node) else node
         for path, node in nodes
+        if jax.tree.leaves(node)  # a frozen parameter has no moments
     }
 
 
@@ -264,20 +265,14 @@ def _complete(directory: Path, progress: str, save: int) -> None:
     partial = aside(directory)
     if _is_first_process():
         (partial / PROGRESS).write_text(progress, encoding="utf-8")
-    _barrier(f"written {save}")
+    processes.meet(f"written {save}")
     write_checksums(partial, jax.process_index(), jax.process_count())
-    _barrier(f"checked {save}")
+    processes.meet(f"checked {save}")
     if _is_first_process():
         flush_directories(partial)
         partial.rename(directory)
         flush_directories(directory)
-    _barrier(f"complete {save}")
-
-
-def _barrier(name: str) -> None:
-    """Wait for all processes; through their coordinator, as collectives belong to the main thread."""
-    if jax.process_count() > 1:
-        asyncio.run(ocp.multihost.sync_global_processes(name, operation_id="checkpoint"))
+    processes.meet(f"complete {save}")
 
 
 def _is_first_process() -> bool:

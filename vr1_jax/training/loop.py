@@ -63,7 +63,12 @@ def train(config: TrainConfig) -> TrainState:
         batches = stack.enter_context(program.pipeline.batches(program.position, workers=config.data.workers))
         first = int(program.state.step) // config.updates_per_step
         metrics_log = MetricsLog(
-            run, config.watch, first_step=first, config=to_json(config), writes=jax.process_index() == 0
+            run,
+            config.watch,
+            first_step=first,
+            config=to_json(config),
+            writes=jax.process_index() == 0,
+            restored=checkpoints.restored_metrics,
         )
         stack.callback(metrics_log.close)
         state = program.state

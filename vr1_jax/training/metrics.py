@@ -46,16 +46,31 @@ class Phases:
 
 
 class MetricsLog:
-    """The run's numbers. Only the first process writes; the others' calls do nothing."""
+    """The run's numbers. Only the first process writes; the others' calls do nothing.
 
-    def __init__(self, run: Path, watch: WatchConfig, *, first_step: int, config: dict[str, Any], writes: bool):
+    A resumed run begins at `first_step` and brings the metrics of its checkpoint, made in the step before: a kill
+    may have come between the checkpoint and their line.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        watch: WatchConfig,
+        *,
+        first_step: int,
+        config: dict[str, Any],
+        writes: bool,
+        restored: dict[str, float] | None = None,
+    ):
         self._writes, self._sinks = writes, contextlib.ExitStack()
         self._write_to: list[Sink] = []
         if not writes:
             return
         path = run / METRICS_FILE
-        _forget_after(path, first_step)
+        last = _forget_after(path, first_step)
         self._file = path.open("a", encoding="utf-8", buffering=1)
+        if restored and last != first_step - 1:
+            self._file.write(_line(first_step - 1, restored))
         if watch.tensorboard:
             self._write_to.append(self._sinks.enter_context(_tensorboard(run, first_step)))
         if watch.wandb_project:
@@ -64,7 +79,7 @@ class MetricsLog:
     def write(self, step: int, metrics: dict[str, float]) -> None:
         if not self._writes:
             return
-        self._file.write(json.dumps({"step": step, **{k: _number(v) for k, v in metrics.items()}}) + "\n")
+        self._file.write(_line(step, metrics))
         for sink in self._write_to:
             sink(step, metrics)
 
@@ -93,20 +108,29 @@ def host_memory_gb() -> float:
     return largest / (1e9 if sys.platform == "darwin" else 1e6)  # macOS counts bytes, Linux kilobytes
 
 
+def _line(step: int, metrics: dict[str, float]) -> str:
+    return json.dumps({"step": step, **{name: _number(value) for name, value in metrics.items()}}) + "\n"
+
+
 def _number(value: Any) -> float | None:
     value = float(value)
     return value if value == value and abs(value) != float("inf") else None  # JSON has no nan
 
 
-def _forget_after(path: Path, first_step: int) -> None:
-    """Drop lines of steps that a resumed run will do again, and a last line that a kill cut short."""
+def _forget_after(path: Path, first_step: int) -> int | None:
+    """Drop lines of steps that a resumed run will do again, and a last line that a kill cut short.
+
+    Returns the last step that is left.
+    """
     if not path.exists():
-        return
+        return None
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] < first_step]
+    steps = {line: json.loads(line)["step"] for line in lines if line.endswith("\n")}
+    kept = [line for line, step in steps.items() if step < first_step]
     aside = path.with_suffix(".partial")
     aside.write_text("".join(kept), encoding="utf-8")
     aside.rename(path)
+    return steps[kept[-1]] if kept else None
 
 
 @contextlib.contextmanager

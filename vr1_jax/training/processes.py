@@ -1,5 +1,6 @@
 """Runs of several processes: joining them, the few numbers they exchange on the host, and failing together."""
 
+import asyncio
 import importlib.util
 import os
 import sys
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 
 import jax
 import numpy as np
+import orbax.checkpoint.experimental.v1 as ocp
 from jax.experimental import multihost_utils
 
 _ASK_EVERY = 0.2  # seconds, while waiting for others that may have failed
@@ -81,6 +83,12 @@ def end_if_several(status: int) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
+
+
+def meet(name: str) -> None:
+    """Wait for all processes, in any thread: through their coordinator, as collectives belong to the main one."""
+    if jax.process_count() > 1:
+        asyncio.run(ocp.multihost.sync_global_processes(name, operation_id="checkpoint"))
 
 
 def tell_failure(what: str, reason: str) -> None:

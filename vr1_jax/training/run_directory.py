@@ -76,7 +76,9 @@ def begin(run: Path, model: Path) -> None:
 
     `hf` comes last and under another name at first: where it is, all of this has been done.
     """
-    if (run / HF).is_dir() and "origin" in read_json(run / META):
+    if (run / HF).is_dir():
+        if "origin" not in read_json(run / META):
+            raise TrainingError(f"{run}: holds a model that no run made; name another directory")
         return
     step = find_checkpoint(model).step if is_checkpoint(model) else None
     write_meta(run, source=str(model), dtype="float32")
@@ -85,7 +87,6 @@ def begin(run: Path, model: Path) -> None:
     aside = run / f"{HF}.partial"
     shutil.rmtree(aside, ignore_errors=True)
     copy_assets(assets_directory(model), aside)
-    shutil.rmtree(run / HF, ignore_errors=True)
     aside.rename(run / HF)
 
 
