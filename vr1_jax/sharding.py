@@ -84,6 +84,7 @@ def shardings(tree: Any, rules: Rules, mesh: Mesh | AbstractMesh) -> Any:
     their parameters' axes. Arrays that name no axes (step counters) are replicated.
     """
     nodes = jax.tree.leaves_with_path(tree, is_leaf=_is_param)
+    nodes = [(path, node) for path, node in nodes if jax.tree.leaves(node)]  # a frozen parameter's moments: none
     leaves = [
         NamedSharding(
             mesh, _spec(jax.tree_util.keystr(path), node, rules, mesh) if _is_param(node) else PartitionSpec()
@@ -121,7 +122,7 @@ def _spec(name: str, param: nnx.Variable, rules: Rules, mesh: Mesh | AbstractMes
     shape, axes = param.get_value().shape, param.get_metadata("axes")
     spec = []
     for dim, axis in zip(shape, axes, strict=True):
-        mesh_axis = rules.get(axis) if axis else None
+        mesh_axis = rules.get(axis) if axis and dim > 1 else None  # optimizers keep reduced axes with size 1
         if not _divides(dim, mesh_axis, mesh):
             if axis in _INDIVISIBLE:
                 raise ShardingError(

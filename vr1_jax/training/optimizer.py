@@ -1,10 +1,12 @@
-"""AdamW with a warmed-up cosine schedule and a clipped global norm."""
+"""AdamW with a warmed-up cosine schedule and a clipped global norm, whole or in less memory."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax
 import optax
+
+from vr1_jax.training.moments import scale_by_factored_rms, scale_by_int8_adam
 
 
 class OptimizerError(ValueError):
@@ -25,6 +27,10 @@ class OptimizerConfig:
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-8
+    # What Adam remembers of past gradients, beside 4 bytes of weight and 4 of gradient for each parameter:
+    # float32 (8 bytes more), int8 (2) or factored (none to speak of, and no first moment: b1 means nothing).
+    moments: Literal["float32", "int8", "factored"] = "float32"
+    freeze_vision: bool = False  # neither update nor gradient nor moments for the vision tower
 
     def __post_init__(self):
         if self.total_steps < 1 or not 0 <= self.warmup_steps <= self.total_steps:
@@ -53,10 +59,32 @@ def schedule(config: OptimizerConfig) -> optax.Schedule:
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
-        optax.scale_by_adam(config.b1, config.b2, config.eps),
+        _scale(config),
         _decay_weights(config),
         optax.scale_by_learning_rate(schedule(config)),
     )
+
+
+def _scale(config: OptimizerConfig) -> optax.GradientTransformation:
+    if config.moments == "int8":
+        return scale_by_int8_adam(config.b1, config.b2, config.eps)
+    if config.moments == "factored":
+        return scale_by_factored_rms(config.b2, config.eps)
+    return optax.scale_by_adam(config.b1, config.b2, config.eps)
+
+
+def trained(model: Any, config: OptimizerConfig) -> Any:
+    """The model with None in place of what is frozen: gradients and moments have this structure."""
+    return jax.tree.map_with_path(lambda path, x: None if _is_frozen(path, config) else x, model)
+
+
+def with_frozen(part: Any, model: Any) -> Any:
+    """The whole model again: what is trained from `part`, the rest from `model`."""
+    return jax.tree.map(lambda new, old: old if new is None else new, part, model, is_leaf=lambda x: x is None)
+
+
+def _is_frozen(path: tuple[Any, ...], config: OptimizerConfig) -> bool:
+    return config.freeze_vision and jax.tree_util.keystr(path).startswith(".vision")
 
 
 def is_decayed(path: tuple[Any, ...], decayed: Literal["matrices", "upstream"]) -> bool:

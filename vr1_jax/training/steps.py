@@ -19,7 +19,7 @@ from vr1_jax.rl.advantages import GRPOConfig
 from vr1_jax.rl.logprobs import TokenScores, score_completions, score_tokens
 from vr1_jax.rl.loss import loss_denominator, policy_loss
 from vr1_jax.sharding import TRAIN_RULES, constrain
-from vr1_jax.training.optimizer import OptimizerConfig, make_optimizer
+from vr1_jax.training.optimizer import OptimizerConfig, make_optimizer, trained, with_frozen
 from vr1_jax.types import Experience, Prompt, Supervised, TrainState
 
 Metrics = dict[str, Float[Array, ""]]
@@ -31,7 +31,7 @@ def cast(tree: Any, dtype: DTypeLike) -> Any:
 
 def init_state(model: Qwen25VL, optimizer: OptimizerConfig) -> TrainState:
     counters = (jnp.zeros((), jnp.int32) for _ in range(3))  # not one zero thrice: the state is donated
-    return TrainState(model, make_optimizer(optimizer).init(model), *counters)
+    return TrainState(model, make_optimizer(optimizer).init(trained(model, optimizer)), *counters)
 
 
 @functools.partial(jax.jit, static_argnames="microbatches")
@@ -80,7 +80,7 @@ def grpo_step(
         metrics["sampler_gap_mean"], metrics["sampler_gap_max"] = gap.sum() / tokens, gap.max()
         return value, jax.tree.map(jax.lax.stop_gradient, metrics)
 
-    grads, value, metrics = accumulate(loss, state.model, split_rows(experience, microbatches))
+    grads, value, metrics = accumulate(loss, state.model, split_rows(experience, microbatches), optimizer)
     state, update_metrics = apply_gradients(state, grads, value, optimizer)
     return state, {"loss": value, **metrics, **update_metrics}
 
@@ -103,7 +103,7 @@ def sft_step(
         value, metrics = supervised_loss(cast(model, compute_dtype), part)
         return value / total, metrics
 
-    grads, value, metrics = accumulate(loss, state.model, split_rows(batch, microbatches))
+    grads, value, metrics = accumulate(loss, state.model, split_rows(batch, microbatches), optimizer)
     state, update_metrics = apply_gradients(state, grads, value, optimizer)
     return state, {"loss": value, **metrics, **update_metrics}
 
@@ -130,26 +130,31 @@ def apply_gradients(
     """Update, unless the loss or the gradient is not finite: then only the step is counted."""
     norm = optax.tree.norm(grads)
     finite = jnp.isfinite(norm) & jnp.isfinite(loss)
-    updates, opt_state = make_optimizer(optimizer).update(grads, state.opt_state, state.model)
-    model = optax.apply_updates(state.model, updates)
-    model, opt_state = jax.tree.map(
-        lambda new, old: jnp.where(finite, new, old), (model, opt_state), (state.model, state.opt_state)
+    before = trained(state.model, optimizer)
+    updates, opt_state = make_optimizer(optimizer).update(grads, state.opt_state, before)
+    after = optax.apply_updates(before, updates)
+    after, opt_state = jax.tree.map(
+        lambda new, old: jnp.where(finite, new, old), (after, opt_state), (before, state.opt_state)
     )
     in_a_row = jnp.where(finite, 0, state.skipped_in_a_row + 1)
-    model, opt_state = constrain((model, opt_state), TRAIN_RULES)
+    model, opt_state = constrain((with_frozen(after, state.model), opt_state), TRAIN_RULES)
     state = TrainState(model, opt_state, state.step + 1, state.skipped + ~finite, in_a_row)
     return state, {"grad_norm": norm, "skipped": state.skipped, "skipped_in_a_row": in_a_row}
 
 
-def accumulate(loss, model, parts):
+def accumulate(loss, model, parts, optimizer: OptimizerConfig):
     """Sums of gradients and losses over microbatches; metrics combined by what their names say."""
+    moving = trained(model, optimizer)
+
+    def loss_of(moving, part):
+        return loss(with_frozen(moving, model), part)
 
     def add(total, part):
-        (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(model, part)
+        (value, metrics), grads = jax.value_and_grad(loss_of, has_aux=True)(moving, part)
         grads, value = jax.tree.map(jnp.add, total, (grads, value))
         return (grads, value), metrics
 
-    zeros = (jax.tree.map(jnp.zeros_like, model), jnp.float32(0))
+    zeros = (jax.tree.map(jnp.zeros_like, moving), jnp.float32(0))
     (grads, value), metrics = jax.lax.scan(add, zeros, parts)
     tokens = metrics["tokens"]
     return grads, value, {name: _combine(name, x, tokens) for name, x in metrics.items()}

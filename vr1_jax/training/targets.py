@@ -68,7 +68,7 @@ class Target:
 
 
 def find_target(name: str) -> Target:
-    """`a100x8` is eight GPUs, `h200` one; `v5p-16` a TPU slice by its product name: 16 cores, which are 8 chips."""
+    """`a100x8` is eight GPUs, `h200` one; `v5p-16` a TPU slice by its product name: 16 cores, so 8 chips."""
     parts = re.fullmatch(r"(.+)([x-])(\d+)", name)
     kind, mark, number = parts.groups() if parts and name not in DEVICES else (name, "x", "1")
     device = DEVICES.get(kind)

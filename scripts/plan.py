@@ -1,0 +1,49 @@
+"""Plan: what a config needs on a machine, before anything is started: bytes on each device, seconds a step.
+
+python scripts/plan.py --config configs/tgrpo_a100.py --target a100x8 [--section.field value ...]
+
+Needs no weights, no data and no accelerator: programs are compiled from shapes, on as many simulated devices as
+the target has. Exit code 1 says that it does not fit.
+"""
+
+import argparse
+import sys
+
+
+def main(arguments: list[str] | None = None) -> int:
+    from vr1_jax.command_line import run
+
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--config", metavar="FILE", required=True, help="a Python file with get_config()")
+    parser.add_argument(
+        "--target", metavar="NAME", default="here", help="here, a100x8, h200, v5p-16, ...; a wrong name lists all"
+    )
+    chosen, overrides = parser.parse_known_args(arguments)
+    return run("plan", lambda: plan(chosen.config, chosen.target, overrides))
+
+
+def plan(path: str, target_name: str, overrides: list[str]) -> int:
+    from vr1_jax.training.targets import find_target, simulate
+
+    target = None
+    if target_name != "here":
+        target = find_target(target_name)
+        simulate(target)  # jax, imported below, counts its devices once
+
+    from vr1_jax.config import load_config
+    from vr1_jax.training.plan import make_plan, missing_files, planned_model, report, this_machine
+
+    config = load_config(path, overrides)
+    model, source = planned_model(config)
+    target = target or this_machine()
+    made = make_plan(config, model, target)
+    if missing := missing_files(config):
+        print(f"plan: training would not start yet: {missing}", file=sys.stderr)
+    print("\n".join(report(made, config, model, source, target)))
+    return 0 if made.fits else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

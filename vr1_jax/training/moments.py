@@ -1,0 +1,159 @@
+"""Adam's moments in less memory: as bytes, or the second one as the product of a row and a column.
+
+                  bytes a parameter   what is lost
+    float32               8           nothing
+    int8                  2           a few percent of precision in each moment, without bias
+    factored              0           the first moment; the second is that of the rows times that of the columns
+
+Everything is stored in the shape of its parameter, reduced axes kept with size 1: so it is split over devices by
+the parameter's own axes, and a checkpoint of it restores onto any mesh.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+# Of int8: codes are logarithms, a byte covering 16 powers of two below the largest value of its row, so that small
+# values keep their relative precision: half a step is 2 % of the root of the second moment, 4 % of the first.
+_OCTAVES = 16
+_CODES = {jnp.dtype("uint8"): 255, jnp.dtype("int8"): 127}
+
+# Of factored: smaller arrays are kept whole, and an update is scaled down to this root mean square (Adafactor).
+_SMALL = 2**14
+_LARGEST_UPDATE = 1.0
+
+
+class Bytes(NamedTuple):
+    codes: jax.Array  # 0 is zero; the sign is that of the value
+    scale: jax.Array  # fp32, the largest value of each row
+
+
+class Int8State(NamedTuple):
+    count: jax.Array
+    first: Any
+    second: Any  # of the roots: a byte covers twice the powers of two
+
+
+class FactoredState(NamedTuple):
+    count: jax.Array
+    rows: Any  # means over the columns; the whole moment of small arrays
+    columns: Any  # means over the rows
+
+
+def scale_by_int8_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
+    """Adam with moments of one byte. Rounding is by chance: else a decay of 0.1 % a step would round to none."""
+
+    def init(params):
+        def zeros(dtype):
+            return jax.tree.map(lambda p: jnp.zeros(p.shape, dtype), params), jax.tree.map(
+                lambda p: jnp.zeros((*p.shape[:-1], 1), jnp.float32), params
+            )
+
+        return Int8State(jnp.zeros((), jnp.int32), Bytes(*zeros(jnp.int8)), Bytes(*zeros(jnp.uint8)))
+
+    def update(gradients, state, params=None):
+        del params
+        count = state.count + 1
+        leaves, structure = jax.tree.flatten(gradients)
+        stored = [jax.tree.leaves(part) for part in (*state.first, *state.second)]
+        key = jax.random.fold_in(jax.random.key(0), count)
+        updates, parts = [], []
+        for number, (gradient, *old) in enumerate(zip(leaves, *stored, strict=True)):
+            of_first, of_second = jax.random.split(jax.random.fold_in(key, number))
+            first = b1 * decode(Bytes(*old[:2])) + (1 - b1) * gradient
+            second = b2 * decode(Bytes(*old[2:])) ** 2 + (1 - b2) * gradient**2
+            root = jnp.sqrt(second)
+            corrected = root / jnp.sqrt(1 - b2**count)
+            updates.append(first / (1 - b1**count) / (corrected + eps))
+            parts.append((*encode(first, jnp.int8, of_first), *encode(root, jnp.uint8, of_second)))
+        codes, scales, root_codes, root_scales = (
+            jax.tree.unflatten(structure, part) for part in zip(*parts, strict=True)
+        )
+        state = Int8State(count, Bytes(codes, scales), Bytes(root_codes, root_scales))
+        return jax.tree.unflatten(structure, updates), state
+
+    return optax.GradientTransformation(init, update)
+
+
+def encode(values: jax.Array, dtype: Any, key: jax.Array) -> Bytes:
+    """Each value as one of its two neighbours among the codes, by chance, so that the mean is kept."""
+    top = _CODES[jnp.dtype(dtype)]
+    scale = jnp.abs(values).max(axis=-1, keepdims=True)
+    share = jnp.abs(values) / jnp.where(scale > 0, scale, 1)
+    below = jnp.clip(jnp.floor(top + jnp.log2(share) * (top / _OCTAVES)), 0, top - 1)
+    low, high = _share(below, top), _share(below + 1, top)
+    up = jax.random.uniform(key, values.shape) < (share - low) / (high - low)
+    codes = jnp.sign(values) * (below + up)
+    return Bytes(codes.astype(dtype), scale)
+
+
+def decode(stored: Bytes) -> jax.Array:
+    top = _CODES[stored.codes.dtype]
+    codes = stored.codes.astype(jnp.float32)
+    return jnp.sign(codes) * _share(jnp.abs(codes), top) * stored.scale
+
+
+def _share(code: jax.Array, top: int) -> jax.Array:
+    return jnp.where(code > 0, jnp.exp2((code - top) * (_OCTAVES / top)), 0.0)
+
+
+def scale_by_factored_rms(b2: float, eps: float) -> optax.GradientTransformation:
+    """Adafactor without its relative step size: no first moment, a second one of rank one for each matrix."""
+
+    def init(params):
+        def zeros(reduced):
+            return jax.tree.map_with_path(lambda path, p: jnp.zeros(_shape(path, p, reduced), jnp.float32), params)
+
+        return FactoredState(jnp.zeros((), jnp.int32), zeros(1), zeros(0))
+
+    def update(gradients, state, params=None):
+        del params
+        count = state.count + 1
+
+        def of_leaf(path, gradient, rows, columns):
+            sides, square = _sides(path, gradient.shape), gradient**2
+            if sides is None:
+                rows = b2 * rows + (1 - b2) * square
+                moment = rows
+            else:
+                rows = b2 * rows + (1 - b2) * square.mean(sides[1], keepdims=True)
+                columns = b2 * columns + (1 - b2) * square.mean(sides[0], keepdims=True)
+                moment = rows * columns / jnp.maximum(rows.mean(sides[0], keepdims=True), 1e-30)
+            scaled = gradient / (jnp.sqrt(moment / (1 - b2**count)) + eps)
+            one = range(_is_stacked(path), gradient.ndim)
+            size = jnp.sqrt((scaled**2).mean(tuple(one), keepdims=True))
+            return scaled / jnp.maximum(1.0, size / _LARGEST_UPDATE), rows, columns
+
+        leaves = jax.tree.map_with_path(of_leaf, gradients, state.rows, state.columns)
+        updates, rows, columns = jax.tree.transpose(
+            jax.tree.structure(gradients), jax.tree.structure((0, 0, 0)), leaves
+        )
+        return updates, FactoredState(count, rows, columns)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _sides(path: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """The axes that count as rows and those that count as columns: where both together are smallest."""
+    axes = tuple(range(_is_stacked(path), len(shape)))
+    sizes = [shape[axis] for axis in axes]
+    if math.prod(sizes) < _SMALL or len(axes) < 2:
+        return None
+    cut = min(range(1, len(axes)), key=lambda n: math.prod(sizes[:n]) + math.prod(sizes[n:]))
+    return axes[:cut], axes[cut:]
+
+
+def _shape(path: tuple[Any, ...], parameter: jax.Array, reduced: int) -> tuple[int, ...]:
+    """Of the statistic that `reduced` side has been averaged out of; an empty one where nothing is factored."""
+    sides = _sides(path, parameter.shape)
+    if sides is None:
+        return parameter.shape if reduced == 1 else (1,) * parameter.ndim
+    return tuple(1 if axis in sides[reduced] else size for axis, size in enumerate(parameter.shape))
+
+
+def _is_stacked(path: tuple[Any, ...]) -> bool:
+    """Whether the first axis counts layers, each of which is a matrix of its own."""
+    return ".layers." in jax.tree_util.keystr(path)

@@ -1,0 +1,277 @@
+"""What a run needs before it is started: bytes on each device by phase, and seconds a step.
+
+Every program is compiled from abstract shapes, so nothing but the config is needed. What the compiler sets aside
+for temporaries is exact where the devices planned for are at hand; elsewhere the CPU's compiler estimates it.
+"""
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import jax
+from tqdm import tqdm
+
+from vr1_jax.config import ConfigError, TrainConfig
+from vr1_jax.models import flops
+from vr1_jax.models.config import ModelConfig
+from vr1_jax.models.published import PUBLISHED, size_in_name
+from vr1_jax.training import setup
+from vr1_jax.training.optimizer import trained
+from vr1_jax.training.programs import Outline, Program, bytes_per_device, programs
+from vr1_jax.training.targets import Device, Target, recognise
+
+# Sizes do not need fast code. The CPU has no bf16 products: it keeps fp32 copies of all layers' weights outside
+# of loops, which accelerators do not, unless it is told to leave everything in its loop.
+_ON_CPU = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+    "xla_cpu_use_fusion_emitters": False,
+    "xla_disable_hlo_passes": "while-loop-invariant-code-motion",
+}
+
+
+@dataclass(frozen=True)
+class Assumptions:
+    """Shares of a device's figures that a run is taken to reach. Not measured: change them to what you see."""
+
+    memory: float = 0.92  # the driver, libraries and fragments take the rest
+    flops: float = 0.4  # of the peak, where many tokens are computed at once, recomputation counted
+    bandwidth: float = 0.6  # where answers are decoded token by token
+
+
+@dataclass(frozen=True)
+class Need:
+    """One program at work, bytes on each device."""
+
+    phase: str
+    bucket: str
+    held: int  # what else lives meanwhile
+    arguments: int
+    temporaries: int
+    results: int  # beyond arguments that are given up
+
+    @property
+    def together(self) -> int:
+        return self.held + self.arguments + self.temporaries + self.results
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Bytes on each device of what a run is made of. Caches and gradients are parts of temporaries."""
+
+    masters: int
+    moments: int
+    gradients: int
+    reference: int
+    policy: int
+    prompt_cache: int
+    answer_cache: int
+
+    @property
+    def state(self) -> int:
+        return self.masters + self.moments
+
+
+@dataclass(frozen=True)
+class Plan:
+    parts: Parts
+    needs: list[Need]
+    seconds: dict[str, dict[str, float]]  # of each bucket's step, by phase; empty where the device is not known
+    memory: float  # of a device
+    assumptions: Assumptions
+
+    @property
+    def peak(self) -> Need:
+        return max(self.needs, key=lambda need: need.together)
+
+    @property
+    def fits(self) -> bool:
+        return self.peak.together <= self.memory * self.assumptions.memory
+
+
+def planned_model(config: TrainConfig) -> tuple[ModelConfig, str]:
+    """The model in the config's directory, or the published one of the size that its name speaks of."""
+    try:
+        return setup.read_model_config(config), config.model
+    except ConfigError as error:
+        size = size_in_name(config.model)
+        if size is None:
+            raise ConfigError(
+                f"{error}, and its name tells none of the sizes {', '.join(PUBLISHED)}; give --model a directory"
+            ) from None
+        return PUBLISHED[size], f"published {size}"
+
+
+def make_plan(
+    config: TrainConfig, model: ModelConfig, target: Target, assumptions: Assumptions = Assumptions()
+) -> Plan:
+    meshes = setup.make_meshes(config)
+    setup.check_layout(config, model, meshes)
+    outline = Outline(config, model, meshes)
+    parts, needs, seen = _parts(outline), [], {}
+    for program in tqdm(list(programs(outline)), desc="compiling", leave=False, disable=None):
+        needs.append(_need(program, outline, parts, seen))
+    seconds = {}
+    if target.device.flops:
+        seconds = {f"{kind}: {b}": _seconds(outline, kind, b, target, assumptions) for kind, b in outline.buckets}
+    return Plan(parts, needs, seconds, target.device.memory, assumptions)
+
+
+def this_machine() -> Target:
+    devices = jax.devices()
+    known = recognise(devices[0].device_kind)
+    memory = (devices[0].memory_stats() or {}).get("bytes_limit") or (known and known.memory)
+    if not memory:  # CPU devices share the host's
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / len(devices)
+    figures = (known.flops, known.bandwidth) if known else (0.0, 0.0)
+    return Target("here", Device(devices[0].device_kind, memory, *figures), len(devices))
+
+
+def is_estimate() -> bool:
+    return jax.devices()[0].platform == "cpu"
+
+
+def missing_files(config: TrainConfig) -> str | None:
+    """What training would refuse to start without, of the data: planning only tells."""
+    try:
+        setup.check_files(config)
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
+def _parts(outline: Outline) -> Parts:
+    config, model = outline.config, outline.state.model
+    masters, sampled = bytes_per_device(model), config.stage == "rl"
+    caches = [_caches(outline, kind, bucket) for kind, bucket in outline.buckets] if sampled else [(0, 0)]
+    return Parts(
+        masters=masters,
+        moments=bytes_per_device(outline.state) - masters,
+        gradients=bytes_per_device(trained(model, config.optimizer)),
+        reference=bytes_per_device(outline.reference) if outline.has_reference else 0,
+        policy=bytes_per_device(outline.policy) if sampled else 0,
+        prompt_cache=max(prompts for prompts, _ in caches),
+        answer_cache=max(answers for _, answers in caches),
+    )
+
+
+def _caches(outline: Outline, kind: str, bucket) -> tuple[int, int]:
+    """Of prompts and of answers. Inside a program nothing names their place: rows and kv heads are split."""
+    mesh, heads = outline.meshes.rollout.shape, outline.model.text.kv_heads
+    split = mesh["data"] * mesh["fsdp"] * (mesh["tensor"] if heads % mesh["tensor"] == 0 else 1)
+    state = outline.sampling_state(kind, bucket)
+    prompts = [(cache.keys, cache.values) for cache in state.prompts]
+    return bytes_per_device(prompts) // split, bytes_per_device((state.cache.keys, state.cache.values)) // split
+
+
+def _need(program: Program, outline: Outline, parts: Parts, seen: dict[bytes, tuple[int, int, int]]) -> Need:
+    lowered = program.lower()
+    key = hashlib.sha256(lowered.as_text().encode()).digest()
+    if key not in seen:  # configs and buckets share programs
+        memory = lowered.compile(compiler_options=_ON_CPU if is_estimate() else None).memory_analysis()
+        results = memory.output_size_in_bytes - memory.alias_size_in_bytes
+        seen[key] = memory.argument_size_in_bytes, memory.temp_size_in_bytes, results
+    return Need(program.phase, program.bucket, _held(program.phase, outline, parts), *seen[key])
+
+
+def _held(phase: str, outline: Outline, parts: Parts) -> int:
+    """What lives beside a program's own arguments, as the loop holds it."""
+    if phase in ("copy", "rollout"):
+        return parts.state + parts.reference
+    if phase == "reference":
+        cast = bytes_per_device(outline.reference) if outline.scores_policy else 0
+        return parts.state + parts.policy + (cast if outline.has_reference else 0)
+    return parts.reference
+
+
+def _seconds(outline: Outline, kind: str, bucket, target: Target, shares: Assumptions) -> dict[str, float]:
+    """By FLOPs and bytes over what the devices are assumed to reach. Answers are taken to be of full length."""
+    config, model, device = outline.config, outline.model, target.device
+    compute = target.count * device.flops * shares.flops
+    stream = device.bandwidth * shares.bandwidth
+    rl, groups = config.stage == "rl", outline.groups(kind)
+    work = flops.Workload(
+        config.prompts_per_step,
+        bucket.slices,
+        bucket.patches,
+        bucket.tokens,
+        groups[0] if rl else 1,
+        config.rollout.sampling.max_new_tokens if rl else config.data.answer_tokens,
+        sum(groups[1:]),
+    )
+    optimizer = flops.optimizer_bytes(model) / (target.count * stream)
+    update = flops.update(model, work, remat=True) / compute * config.epochs_per_batch
+    update += optimizer * config.updates_per_step
+    if not rl:
+        return {"update": update}
+    read = flops.rollout(model, dataclasses.replace(work, answer=1)) / compute
+    copies = max(target.count // config.mesh.rollout_tensor, 1)
+    share = dataclasses.replace(work, prompts=-(-work.prompts // copies))
+    width = 2 if config.compute_dtype == "bfloat16" else 4
+    moved = flops.rollout_bytes(model, share, bytes_per_value=width) / config.mesh.rollout_tensor
+    arithmetic = flops.rollout(model, work) / compute - read
+    scored = outline.has_reference + outline.scores_policy
+    return {
+        "rollout": read + max(moved / stream, arithmetic),
+        "reference": scored * flops.reference(model, work) / compute,
+        "update": update,
+    }
+
+
+def report(plan: Plan, config: TrainConfig, model: ModelConfig, source: str, target: Target) -> Iterable[str]:
+    """The plan as lines to read."""
+    mesh, parts, memory = config.mesh, plan.parts, plan.memory
+    count = flops.count_parameters(model).total
+    size = f"{count / 1e9:.3g} billion parameters" if count > 1e9 else f"{count / 1e6:.3g} million parameters"
+    yield f"{config.stage} of {size} ({source}) on {target.count} x {target.device.name}"
+    yield f"mesh: data {mesh.data}, fsdp {mesh.fsdp}, tensor {mesh.tensor}; sampling: tensor {mesh.rollout_tensor}"
+    yield ""
+    yield "GB on each device"
+    rows = {
+        "master parameters, fp32": parts.masters,
+        f"optimizer moments, {config.optimizer.moments}": parts.moments,
+        "gradients, fp32 (part of the update's temporaries)": parts.gradients,
+        f"reference, {config.compute_dtype}": parts.reference,
+        f"copy that samples, {config.compute_dtype}": parts.policy,
+        "cache of prompts (part of the rollout's temporaries)": parts.prompt_cache,
+        "cache of answers (part of the rollout's temporaries)": parts.answer_cache,
+    }
+    for name, size in rows.items():
+        if size:
+            yield f"  {name:<52} {_gb(size)}"
+    yield ""
+    columns = ("held", "given", "temp", "new", "all")
+    yield f"{'phase':<10} {'data':<52} {' '.join(f'{c:>7}' for c in columns)}"
+    for need in plan.needs:
+        sizes = (need.held, need.arguments, need.temporaries, need.results, need.together)
+        yield f"{need.phase:<10} {need.bucket:<52} {' '.join(map(_gb, sizes))}"
+    if is_estimate() and target.name != "here":
+        yield "Temporaries by the CPU's compiler: an estimate, the target's own compiler may need more or less."
+    yield from _times(plan)
+    peak, left = plan.peak, memory * plan.assumptions.memory - plan.peak.together
+    verdict = (
+        f"fits, {left / 1e9:.1f} GB to spare" if plan.fits else f"does not fit, {-left / 1e9:.1f} GB too much"
+    )
+    yield ""
+    yield (
+        f"peak {peak.together / 1e9:.1f} GB in {peak.phase}{f' ({peak.bucket})' if peak.bucket else ''}; usable "
+        f"{plan.assumptions.memory:.0%} of {memory / 1e9:.1f} GB: {verdict}"
+    )
+
+
+def _times(plan: Plan) -> Iterable[str]:
+    shares = plan.assumptions
+    for bucket, phases in plan.seconds.items():
+        parts = ", ".join(f"{name} {seconds:.3g}" for name, seconds in phases.items())
+        yield f"seconds a step, derived, {bucket}: {sum(phases.values()):.3g} ({parts})"
+    if plan.seconds:
+        yield (
+            f"  assuming {shares.flops:.0%} of peak FLOPs, {shares.bandwidth:.0%} of bandwidth while decoding, "
+            "answers of full length; without data, rewards and moving weights"
+        )
+
+
+def _gb(size: float) -> str:
+    return f"{size / 1e9:7.2f}"
