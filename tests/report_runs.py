@@ -130,7 +130,7 @@ def sample(number: int, path: str, **changes) -> SimpleNamespace:
         "file": "train.json",
         "index": number,
         "problem": f"How many times does the light blink in clip {number}?",
-        "problem_type": "free-form",
+        "problem_type": "numerical",
         "options": [],
         "solution": f"<answer>{number}</answer>",
         "data_type": "video",

@@ -82,10 +82,8 @@ def test_tokens_and_frames_of_an_answer(browser, report):
     assert shown.endswith("<|im_end|>")
     logps = browser.evaluate("[...document.querySelector('.answer').children].map(t => Number(t.dataset.logp))")
     assert min(logps) < 0 <= max(logps)
-    colours = (
-        "new Set([...document.querySelectorAll('.token')].map(t => getComputedStyle(t).backgroundColor)).size"
-    )
-    assert browser.evaluate(colours) > 5
+    grounds = "[...document.querySelectorAll('.token')].map(t => getComputedStyle(t).backgroundColor)"
+    assert len(set(browser.evaluate(grounds))) > 5
     order = "[...document.querySelectorAll('.strip.shuffled .frame')].map(f => Number(f.dataset.frame))"
     assert browser.evaluate(order) == [3, 1, 0, 2, 7, 5, 6, 4]
     assert "reward" in text(browser, ".parts")
@@ -93,19 +91,19 @@ def test_tokens_and_frames_of_an_answer(browser, report):
 
 
 def test_hostile_text_stays_text(browser, make_run, tmp_path):
-    writer = make_run(tmp_path / "<b>run</b>", 2, model="</script><script>window.owned = 1</script>")
+    writer = make_run(tmp_path / '<b>run & "x"', 2, model="</script><script>window.owned = 1</script>")
     rows = [
         sample(n, f"{bad[:40]}.mp4", problem=bad, options=[bad], solution=bad) for n, bad in enumerate(HOSTILE)
     ]
     writer.rollouts(1, rows, texts=lambda row, group, n: HOSTILE[(row + n) % len(HOSTILE)])
     out = tmp_path / "report.html"
-    write_report(tmp_path / "<b>run</b>", out)
+    write_report(tmp_path / '<b>run & "x"', out)
     for row in range(len(HOSTILE)):
         open_report(browser, out, fragment=f"#step=1&prompt={row + 1}")
         assert browser.evaluate("window.owned") is None
         assert browser.evaluate("document.querySelectorAll('img, main script, main b b').length") == 0
         check_quiet(browser, out)
-    assert text(browser, "h1") == "<b>run</b>"
+    assert text(browser, "h1") == '<b>run & "x"'
     open_report(browser, out, fragment="#step=1&prompt=4")
     controls = browser.evaluate("[...document.querySelectorAll('.problem .control')].map(c => c.textContent)")
     assert {"U+202E", "U+0000", "U+0007", "U+200B", "U+FEFF"} <= set(controls)

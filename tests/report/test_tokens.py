@@ -52,10 +52,7 @@ def test_published_tokenizer(published):
     from vr1_jax.data.tokenizer import load_tokenizer
 
     tokenizer, texts = load_tokenizer(published), TokenTexts(published / "tokenizer.json")
-    tokens = [
-        *tokenizer.encode_text("<think>日本語 🙂🏳️‍🌈 <tool_call> naïve</think>"),
-        151657,
-        tokenizer.end_of_turn,
-    ]
+    text = "<think>日本語 🙂🏳️‍🌈 <tool_call> naïve</think>"
+    tokens = [*tokenizer.encode_text(text), 151657, tokenizer.end_of_turn]
     assert join(texts.pieces(tokens)) == tokenizer.decode(tokens)
     assert texts.pieces(tokens)[-1] == ["<|im_end|>"]
