@@ -1,6 +1,6 @@
 """Train: T-GRPO, GRPO or SFT, as the config says. The same command resumes a run that was stopped.
 
-python scripts/train.py --config configs/tgrpo_a100.py [--steps 100] [--grpo.beta 0.02] ...
+python scripts/train.py --config configs/tgrpo_a100.py [--plan] [--steps 100] [--grpo.beta 0.02] ...
 """
 
 import argparse
@@ -15,6 +15,7 @@ def main(arguments: list[str] | None = None) -> int:
         add_help=False,
     )
     parser.add_argument("--config", metavar="FILE", help="a Python file with get_config()")
+    parser.add_argument("--plan", action="store_true", help="only say what it needs on this machine, and stop")
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0: joins several by hand")
     parser.add_argument("--processes", type=int, metavar="N")
     parser.add_argument("--process", type=int, metavar="I")
@@ -23,6 +24,10 @@ def main(arguments: list[str] | None = None) -> int:
     if chosen.config is None:
         parser.print_help()
         return 0 if chosen.help else 2
+    if chosen.plan:
+        import plan  # the script beside this one
+
+        return plan.main(["--config", chosen.config, *overrides])
     by_hand = (chosen.coordinator, chosen.processes, chosen.process)
     if None in by_hand and any(value is not None for value in by_hand):
         parser.error("--coordinator, --processes and --process go together")

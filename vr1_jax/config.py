@@ -203,6 +203,10 @@ def read_config(path: Path, kind: type[Kind]) -> Kind:
     except (SyntaxError, ImportError, NameError, AttributeError, TypeError, UnicodeDecodeError) as error:
         line = _line_in(path, error)
         raise ConfigError(f"--config {path}{line}: {type(error).__name__}: {error}") from error
+    except ConfigError:
+        raise
+    except ValueError as error:  # what a part of the config refuses by its own check
+        raise ConfigError(f"--config {path}{_line_in(path, error)}: {error}") from error
     finally:
         sys.path.pop(0)
     if not isinstance(config, kind):

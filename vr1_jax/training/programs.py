@@ -146,8 +146,11 @@ def programs(outline: Outline) -> Iterator[Program]:
             arguments = (outline.state, outline.supervised(bucket))
             yield Program("update", f"{kind}: {bucket}", train, sft_step, arguments, shared)
         return
-    move = moving(outline.reference, outline.meshes.rollout)
-    yield Program("copy", "", None, move, (outline.reference,), {})
+    weights = outline.reference
+    if jax.devices()[0].platform == "cpu":  # which moves bf16 as fp32; as whole numbers, bytes are bytes
+        bits = jnp.dtype(f"uint{8 * jnp.dtype(config.compute_dtype).itemsize}")
+        weights = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, bits, sharding=x.sharding), weights)
+    yield Program("copy", "", None, moving(weights, outline.meshes.rollout), (weights,), {})
     for kind, bucket in outline.buckets:
         name = f"{kind}: {bucket}"
         sampled = outline.sampling_arguments(kind, bucket)
