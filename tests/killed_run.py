@@ -33,7 +33,6 @@ sys.path.insert(0, {tests!r})
 from tiny_runs import rl_config
 from vr1_jax.config import MeshConfig
 from vr1_jax.training.checkpoint import CheckpointConfig
-from vr1_jax.training.metrics import WatchConfig
 from vr1_jax.training.optimizer import OptimizerConfig
 
 def letters(answer, sample):
@@ -45,11 +44,7 @@ def get_config():
         checkpoint=CheckpointConfig(every={every}),
         optimizer=OptimizerConfig(learning_rate=1e-2, total_steps={steps}),
     )
-    return dataclasses.replace(
-        config,
-        data=dataclasses.replace(config.data, image_share={image_share}),
-        watch=WatchConfig(evaluate_every={steps}),
-    )
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, image_share={image_share}))
 """
 
 
@@ -63,7 +58,7 @@ def write_model(world: Path, out: Path) -> None:
 
 
 def spoil(world: Path) -> None:
-    """Five bad records among the good ones: damaged, missing, empty and impossible; and a held-out one."""
+    """Five bad records among the good ones: damaged, missing, empty and impossible."""
     records = json.loads((world / "train.json").read_text())
     videos = [record for record in records if record["data_type"] == "video"]
     (world / "media/noise.mp4").write_bytes(np.random.default_rng(0).bytes(4000))
@@ -72,9 +67,6 @@ def spoil(world: Path) -> None:
         records.insert(place, videos[place] | {"path": f"./{path}", "problem_id": 1000 + place})
     records.insert(7, videos[7] | {"data_type": "smell"})
     (world / "train.json").write_text(json.dumps(records))
-    asked = json.loads((world / "heldout.json").read_text())
-    asked.append(asked[0] | {"path": "./empty.mp4", "data_type": "video", "problem_id": 2000})
-    (world / "heldout.json").write_text(json.dumps(asked))
 
 
 def write_config(path: Path, world: Path, model: Path, run: Path, steps: int, every: int, image_share=0.0) -> Path:
@@ -146,7 +138,6 @@ def contents(run: Path) -> dict:
         "rollouts": {path.name: read_rollouts(path) for path in sorted((run / "rollouts").iterdir())},
         "metrics": [{name: x for name, x in line.items() if not timed(name)} for line in read_metrics(run)],
         "quarantine": (run / "quarantine.jsonl").read_text(),
-        "heldout_refused": (run / "heldout_refused.jsonl").read_text(),
     }
 
 

@@ -22,12 +22,13 @@ def world(tmp_path_factory):
     write_small_world(out)
     records = [r for r in json.loads((out / "train.json").read_text()) if r["data_type"] == "video"]
     (out / "eight.json").write_text(json.dumps(records[:8]))
+    (out / "nine.json").write_text(json.dumps([*records[:8], records[0] | {"path": "./lost.mp4"}]))
     return out
 
 
 def test_heldout_loss_is_the_loss_of_training_and_a_still_model_is_called_blind(world, tmp_path, caplog):
-    """One step on eight records that hardly moves the weights; the same eight are held out."""
-    files = (str(world / "eight.json"),)
+    """One step on eight records that hardly moves the weights; the same eight are held out, and a lost one."""
+    records, asked = (str(world / "eight.json"),), (str(world / "nine.json"),)
     config = sft_config(
         world,
         tmp_path / "run",
@@ -37,10 +38,13 @@ def test_heldout_loss_is_the_loss_of_training_and_a_still_model_is_called_blind(
         optimizer=OptimizerConfig(learning_rate=1e-12, total_steps=1),
         watch=WatchConfig(evaluate_every=1),
     )
-    train(dataclasses.replace(config, data=dataclasses.replace(config.data, records=files, heldout=files)))
+    train(dataclasses.replace(config, data=dataclasses.replace(config.data, records=records, heldout=asked)))
     (line,) = read_metrics(tmp_path / "run")
     # fp32, the same tokens in another order of summation.
     assert line["heldout_loss"] == pytest.approx(line["loss"], rel=1e-5)
+    assert line["heldout_refused"] == 1
+    (refused,) = (json.loads(text) for text in (tmp_path / "run/heldout_refused.jsonl").read_text().splitlines())
+    assert refused["index"] == 8
     assert {"heldout_accuracy_shuffled", "heldout_accuracy_blind", "heldout_accuracy_blind_error"} <= line.keys()
     assert "hardly better than blind" in caplog.text  # a random model answers nothing
 

@@ -37,7 +37,6 @@ def test_ten_kills_change_nothing(place):
     straight = contents(place / "straight")
     assert straight["step"] == STEPS
     assert len(straight["quarantine"].splitlines()) == 5
-    assert straight["metrics"][-1]["heldout_refused"] == len(straight["heldout_refused"].splitlines()) == 1
     assert all(line["grad_norm"] > 0 for line in straight["metrics"])
     run, log, dice, kills = place / "killed", place / "killed.log", random.Random(0), 0
     step = min(line["seconds_rollout"] + line["seconds_update"] for line in read_metrics(place / "straight"))
