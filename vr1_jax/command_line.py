@@ -67,13 +67,13 @@ def _anticipated() -> tuple[tuple[type[Exception], ...], tuple[type[Exception], 
     from vr1_jax.config import ConfigError
     from vr1_jax.data.frames import MediaError
     from vr1_jax.evaluation.chat_model import OutOfDeviceMemory
-    from vr1_jax.evaluation.journal import JournalError
+    from vr1_jax.evaluation.journal import JournalError, OtherSettings
     from vr1_jax.evaluation.output import OutputExists
     from vr1_jax.report.run_files import ReportError
     from vr1_jax.training.errors import ANTICIPATED, MISCONFIGURED
     from vr1_jax.weights.errors import OutputError
 
-    misused = (UsageError, ConfigError, OutputExists, OutputError, RuleError, *MISCONFIGURED)
+    misused = (UsageError, ConfigError, OtherSettings, OutputExists, OutputError, RuleError, *MISCONFIGURED)
     return misused, (AnnotationError, MediaError, OutOfDeviceMemory, JournalError, ReportError, *ANTICIPATED)
 
 

@@ -130,6 +130,8 @@ def test_a_choice_against_its_thought(thought, answer, pair):
         ("The answer is about 3.1 metres.", "3.2", "regression", False),
         ("The answer is about 3.1 metres.", "5", "regression", True),
         ("The answer is a cat.", "a dog", "free-form", False),
+        ('The answer is "Main Street".', "MAIN  street", "OCR", False),
+        ("The answer is STOP.", "POST", "OCR", True),
     ],
 )
 def test_a_number_against_its_thought(thought, answer, kind, differs):

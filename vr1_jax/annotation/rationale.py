@@ -107,7 +107,7 @@ def conclusions(thought: str) -> list[str]:
 def contradiction(rationale: Rationale, problem_type: str, options: Sequence[str] = ()) -> tuple[str, str] | None:
     """The thought's conclusion and the answer, where both can be read and differ.
 
-    The last conclusion counts. Letters and quantities are compared, never free text.
+    The last conclusion counts. Letters, quantities and transcriptions are compared, free text never.
     """
     for value in reversed(conclusions(rationale.thought)):
         if problem_type == "multiple choice":
@@ -116,6 +116,9 @@ def contradiction(rationale: Rationale, problem_type: str, options: Sequence[str
         elif problem_type in ("numerical", "regression"):
             pair = _stated_number(value), plain_number(rationale.answer)
             differs = None not in pair and not _same_number(*pair, problem_type)
+        elif problem_type == "OCR":
+            pair = value, rationale.answer
+            differs = not _says(value, rationale.answer)
         else:
             return None
         if None not in pair:
@@ -140,6 +143,12 @@ def _stated_option(value: str, options: Sequence[str]) -> str | None:
         if text and said.startswith(text) and not said[len(text) : len(text) + 1].isalnum()
     ]
     return max(repeated)[1] if repeated else None
+
+
+def _says(value: str, answer: str) -> bool:
+    """Whether the answer's words stand in the conclusion."""
+    said, wanted = (f" {' '.join(unit for unit in units(text) if unit.isalnum())} " for text in (value, answer))
+    return wanted in said
 
 
 def _stated_number(value: str) -> float | None:

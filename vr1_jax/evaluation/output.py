@@ -18,6 +18,13 @@ def check_output(out: Path, *, force: bool, inputs: tuple[Path, ...] = ()) -> No
     """Refuse, before any work, to write over what is there or what is read."""
     if out.is_dir():
         raise OutputExists(f"{out}: is a directory; --out names a file")
+    if out.exists() and not out.is_file():
+        raise OutputExists(f"{out}: is no regular file; choose another --out")
+    folder = next(path for path in out.absolute().parents if path.exists())
+    if not folder.is_dir():
+        raise OutputExists(f"{folder}: is not a directory; choose another --out")
+    if not os.access(folder, os.W_OK):
+        raise OutputExists(f"{folder}: cannot be written to; choose another --out")
     if any(out.resolve() == path.resolve() for path in inputs):
         raise OutputExists(f"{out}: would replace what is read; choose another --out")
     if out.exists() and not force:
