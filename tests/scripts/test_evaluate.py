@@ -175,11 +175,16 @@ def test_killed_it_ends_with_the_same_bytes(command, arguments, whole, evaluate,
 def test_other_settings_do_not_mix(evaluate, whole, tmp_path, monkeypatch):
     expected, out = finished(whole, evaluate).read_bytes(), tmp_path / "out.json"
 
-    def stop(*_, **__):
-        raise KeyboardInterrupt
+    whole_batch, done = answering.batch_answers, []
+
+    def once(*arguments, **settings):
+        if done:
+            raise KeyboardInterrupt
+        done.append(True)
+        return whole_batch(*arguments, **settings)
 
     with monkeypatch.context() as patched:
-        patched.setattr(answering, "batch_answers", stop)
+        patched.setattr(answering, "batch_answers", once)
         evaluate(out, "--seed", 7, "--temperature", 0.5, code=1)
     before = journal_path(out).read_bytes()
     _, error = evaluate(out, code=2)
