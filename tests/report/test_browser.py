@@ -131,12 +131,12 @@ def test_light_and_dark_narrow_and_wide(browser, report, width, dark):
 
 
 def test_a_supervised_run_has_curves_only(browser, make_run, tmp_path):
-    make_run(tmp_path / "sft", 20, stage="sft")
+    make_run(tmp_path / "sft", 1000, stage="sft")  # several steps to a pixel
     out = tmp_path / "report.html"
     assert write_report(tmp_path / "sft", out).steps_with_answers == 0
     open_report(browser, out)
     assert browser.evaluate("getComputedStyle(document.querySelector('#answers')).display") == "none"
     assert browser.evaluate("document.querySelectorAll('.plot path.mean').length") >= 3
     browser.press("ArrowLeft")
-    assert text(browser, "#cursor-step") == "18"
+    assert text(browser, "#cursor-step") == "998"
     check_quiet(browser, out)

@@ -36,7 +36,7 @@ def test_writes_into_the_run_and_replaces_only_with_force(command, run, capsys):
         (["{run}/metrics.jsonl"], 2, "not a directory"),
         (["{run}/.."], 1, "no metrics.jsonl in it; did you mean"),
         (["{run}", "--out", "{run}"], 2, "is a directory"),
-        (["{run}", "--out", "{run}/metrics.jsonl/x"], 1, "File exists"),
+        (["{run}", "--out", "{run}/metrics.jsonl/x"], 2, "is not a directory"),
         (["{run}", "--megabytes", "0"], 2, "must be above 0"),
         (["{run}", "--media-root", "nowhere"], 2, "no such directory"),
     ],

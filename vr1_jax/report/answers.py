@@ -1,7 +1,7 @@
 """A step's answers as the page shows them, and the few numbers of every step that are always kept."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -88,17 +88,10 @@ def _is_finite(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
 
 
-def spread_out(items: Sequence[int]) -> Iterator[int]:
-    """The items in such an order that, wherever one stops, those seen are spread over all: ends, middle, .."""
-    if not items:
-        return
-    last = len(items) - 1
-    seen = set()
-    parts = 1
-    while len(seen) < len(items):
-        for part in range(parts + 1):
-            place = round(part * last / parts)
-            if place not in seen:
-                seen.add(place)
-                yield items[place]
-        parts *= 2
+def spread_out(items: Sequence[int]) -> list[int]:
+    """The items in such an order that the first ones, however many, are spread over all; both ends come first."""
+    bits = len(items).bit_length()
+    order = sorted(range(len(items)), key=lambda n: f"{n:0{bits}b}"[::-1])
+    if len(order) > 1:
+        order.insert(1, order.pop(order.index(len(items) - 1)))
+    return [items[n] for n in order]

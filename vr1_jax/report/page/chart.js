@@ -99,7 +99,7 @@ class Chart {
 
   y(value) {
     const [low, high] = this.domain;
-    const shown = this.log ? Math.log10(value) : value;
+    const shown = this.log ? Math.max(low, Math.log10(value)) : value;
     return HEIGHT - MARGIN.bottom - ((shown - low) / (high - low)) * (HEIGHT - MARGIN.top - MARGIN.bottom);
   }
 
@@ -141,6 +141,7 @@ class Chart {
   points({ name, values, color }) {
     const errors = summary.metrics[`${name}_error`];
     const marks = [];
+    const r = values.filter((value) => value !== null).length > 60 ? 1.6 : 3;
     values.forEach((value, n) => {
       if (value === null) return;
       const x = this.x(summary.metrics.step[n]);
@@ -148,7 +149,7 @@ class Chart {
         const [y1, y2] = [this.y(value - errors[n]), this.y(value + errors[n])];
         marks.push(shape("line", { class: "error", x1: x, x2: x, y1, y2, style: `stroke: ${color}` }));
       }
-      marks.push(shape("circle", { class: "point", cx: x, cy: this.y(value), r: 3, style: `fill: ${color}` }));
+      marks.push(shape("circle", { class: "point", cx: x, cy: this.y(value), r, style: `fill: ${color}` }));
     });
     return marks;
   }
@@ -175,7 +176,7 @@ class Chart {
     let low = present.reduce((a, b) => Math.min(a, b), Infinity);
     let high = present.reduce((a, b) => Math.max(a, b), -Infinity);
     this.log = Boolean(this.spec.log) && low > 0 && high > 30 * low;
-    if (this.log) [low, high] = [Math.log10(low), Math.log10(high)];
+    if (this.log) [low, high] = [Math.log10(Math.max(low, high / 1e5)), Math.log10(high)];
     else {
       for (const value of [...(this.spec.include ?? []), ...(this.spec.marks ?? [])]) {
         [low, high] = [Math.min(low, value), Math.max(high, value)];
@@ -195,7 +196,7 @@ class Chart {
       const label = format(this.log ? 10 ** tick : Number(tick.toPrecision(6)));
       parts.push(shape("text", { class: "tick", x: MARGIN.left - 6, y: y + 3.5, "text-anchor": "end" }, label));
     }
-    for (const tick of ticks(...this.ends(), Math.max(2, this.width / 90)).filter(Number.isInteger)) {
+    for (const tick of ticks(...this.ends(), Math.max(2, this.width / 64)).filter(Number.isInteger)) {
       const text = { class: "tick", x: this.x(tick), y: HEIGHT - 4, "text-anchor": "middle" };
       parts.push(shape("text", text, String(tick)));
     }
@@ -209,6 +210,7 @@ class Chart {
     const thin = Math.max(1, Math.ceil(values.length / (2 * this.width)));
     for (let n = 0; n < values.length; n += thin) {
       const bin = values.slice(n, n + thin).filter((value) => value !== null);
+      if (!bin.length) continue;
       for (const value of thin > 1 ? [Math.min(...bin), Math.max(...bin)] : bin) {
         parts.push(`${this.x(steps[n]).toFixed(1)},${this.y(value).toFixed(1)}`);
       }

@@ -65,7 +65,7 @@ function chartGroups() {
     ]],
     ["Optimisation", [
       ...(supervised ? [] : [loss]),
-      { title: "KL to the reference", series: [one("kl", "k3, nats a token", COLORS[3])], log: true },
+      { title: "KL to the reference", series: [one("kl", "k3, nats a token", COLORS[3])], ...share },
       { title: "Gradient norm", series: [one("grad_norm", "before clipping", COLORS[0])], log: true },
       { title: "Sampler against trainer", note: "Difference of their log-probs; the line is where the run warns.",
         series: [one("sampler_gap_mean", "mean", COLORS[0]), one("sampler_gap_max", "largest", COLORS[1])],

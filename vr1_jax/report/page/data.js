@@ -36,7 +36,7 @@ function shorten(value) {
   if (value === null || value === undefined) return "–";
   if (value === 0) return "0";
   const size = Math.abs(value);
-  if (size >= 1e5 || size < 1e-3) return value.toExponential(1).replace("e+", "e");
+  if (size >= 1e5 || size < 1e-3) return value.toExponential(1).replace("e+", "e").replace(".0e", "e");
   if (size >= 100) return value.toFixed(0);
   return String(Number(value.toPrecision(3)));
 }
