@@ -69,6 +69,14 @@ def test_averages_weigh_their_groups():
     assert found["uneven"].mean == 0.75
 
 
+def test_no_spread_is_not_certainty():
+    nothing, everything = (means([value] * 20, range(20))["all"] for value in (0.0, 1.0))
+    assert nothing.interval == (0.0, pytest.approx(0.168, abs=1e-3))  # Clopper and Pearson's, 0 of 20
+    assert everything.interval == (pytest.approx(1 - 0.168, abs=1e-3), 1.0)
+    masks = {"all": np.ones(20, bool)}
+    assert cluster_means([0.0] * 20, range(20), masks, seed=0, shares=False)["all"].interval == (0.0, 0.0)
+
+
 def test_mcnemar():
     assert exact_mcnemar(0, 0) == 1.0
     assert exact_mcnemar(5, 5) == 1.0

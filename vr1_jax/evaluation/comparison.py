@@ -57,7 +57,8 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
     difference = rewards[:, 1] - rewards[:, 0]
     causes = np.array([cause(first, second) for first, second in pairs])
     everything = np.ones(len(pairs), bool)
-    mean = cluster_means(difference, clusters_of([pair[0] for pair in pairs]), {"all": everything}, seed=SEED)
+    clusters = clusters_of([pair[0] for pair in pairs])
+    mean = cluster_means(difference, clusters, {"all": everything}, seed=SEED, shares=False)
     right = rewards == 1.0
     return {
         "samples": len(pairs),

@@ -34,10 +34,13 @@ def cluster_means(
     *,
     seed: int,
     averages: Mapping[str, Mapping[str, float]] | None = None,
+    shares: bool = True,
 ) -> dict[str, Mean]:
     """The mean of the values in each group (a mask), and weighted averages of such means, all with intervals.
 
-    `averages` gives each average its groups' weights, which are scaled to sum to one.
+    `averages` gives each average its groups' weights, which are scaled to sum to one. `shares`: values lie in
+    0..1. Where all of a group are 0, or all 1, every draw is the same; then the interval is the exact one of as
+    many independent trials as there are clusters.
     """
     values = np.asarray(values, np.float64)
     labels = {cluster: number for number, cluster in enumerate(dict.fromkeys(clusters))}
@@ -51,7 +54,7 @@ def cluster_means(
     draws = _draw_means(sums, counts, seed)
     means = _ratio(sums.sum(0), counts.sum(0))
     found = {
-        name: _mean(int(counts[:, n].sum()), means[n], draws[:, n], int((counts[:, n] > 0).sum()))
+        name: _mean(int(counts[:, n].sum()), means[n], draws[:, n], int((counts[:, n] > 0).sum()), shares)
         for n, name in enumerate(names)
     }
     for name, weights in (averages or {}).items():
@@ -59,7 +62,7 @@ def cluster_means(
         share = np.array(list(weights.values())) / sum(weights.values())
         spread = draws[:, columns] @ share
         count = sum(found[group].count for group in weights)
-        found[name] = _mean(count, means[columns] @ share, spread, len(labels))
+        found[name] = _mean(count, means[columns] @ share, spread, len(labels), shares)
     return found
 
 
@@ -79,12 +82,15 @@ def _ratio(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
 
 
-def _mean(count: int, mean: float, draws: np.ndarray, clusters: int) -> Mean:
+def _mean(count: int, mean: float, draws: np.ndarray, clusters: int, shares: bool) -> Mean:
     if not count or math.isnan(mean):
         return Mean(count, None, None)
     draws = draws[~np.isnan(draws)]
     if clusters < 2 or not len(draws):
         return Mean(count, float(mean), None)
+    if shares and mean in (0.0, 1.0):
+        reach = 1 - ((1 - LEVEL) / 2) ** (1 / clusters)
+        return Mean(count, float(mean), (0.0, reach) if mean == 0 else (1 - reach, 1.0))
     low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Mean(count, float(mean), (float(low), float(high)))
 
