@@ -7,6 +7,7 @@ the target has. Exit code 1 says that it does not fit.
 """
 
 import argparse
+import logging
 import sys
 
 
@@ -31,6 +32,9 @@ def plan(path: str, target_name: str, overrides: list[str]) -> int:
     if target_name != "here":
         target = find_target(target_name)
         simulate(target)  # jax, imported below, counts its devices once
+
+    logging.basicConfig(format="%(message)s")  # other packages: warnings only
+    logging.getLogger("vr1_jax").setLevel(logging.INFO)
 
     from vr1_jax.config import load_config
     from vr1_jax.training.plan import make_plan, missing_files, planned_model, report, this_machine

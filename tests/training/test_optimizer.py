@@ -1,4 +1,4 @@
-"""The optimizer against torch's AdamW: schedule, clipping, and which parameters decay."""
+"""The optimizer against torch's AdamW; moments in less memory against whole ones; the frozen vision tower."""
 
 import dataclasses
 import math
@@ -10,10 +10,16 @@ import optax
 import pytest
 import torch
 from reference_model import hf_config
+from tiny_state import checkpoints, same, tiny_config
 
 from vr1_jax.models import qwen25vl
 from vr1_jax.models.config import parse_hf_config
+from vr1_jax.models.published import PUBLISHED
+from vr1_jax.sharding import TRAIN_RULES, abstract, make_mesh, reshard, shardings
+from vr1_jax.training.moments import decode, encode
 from vr1_jax.training.optimizer import OptimizerConfig, OptimizerError, is_decayed, make_optimizer, schedule
+from vr1_jax.training.steps import init_state, sft_step
+from vr1_jax.types import Supervised, blank_prompt
 
 CONFIG = OptimizerConfig(learning_rate=0.01, total_steps=12, warmup_steps=3, weight_decay=0.1, clip_norm=1.0)
 
@@ -101,3 +107,125 @@ def test_upstream_decays_the_norms_of_the_vision_tower_and_the_last_one():
 def test_settings_that_make_no_sense_are_refused_by_name(wrong):
     with pytest.raises(OptimizerError, match=next(iter(wrong))):
         OptimizerConfig(**wrong)
+
+
+SMALL = dataclasses.replace(CONFIG, learning_rate=3e-3, total_steps=60, warmup_steps=0, weight_decay=0.0)
+
+
+@pytest.fixture(scope="module")
+def lesson():
+    """Answers to learn by heart."""
+    rng = np.random.default_rng(0)
+    prompt = blank_prompt(8, slices=1, patches=16, tokens=12)
+    tokens = jnp.asarray(rng.integers(0, 280, (8, 1, 6)), jnp.int32)
+    pixels = jnp.asarray(rng.integers(0, 255, prompt.patches.shape), jnp.uint8)
+    slots = prompt.visual_slots.at[:, 2:6].set(jnp.arange(4))
+    prompt = dataclasses.replace(prompt, tokens=tokens[:, 0].repeat(2, 1), patches=pixels, visual_slots=slots)
+    return Supervised(prompt, tokens, jnp.ones(tokens.shape, bool), None)
+
+
+def learn(optimizer, lesson, steps):
+    """State and losses after some steps. The code need not be fast: compiling is what takes time here."""
+    quickly = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+    state, losses = init_state(qwen25vl.Qwen25VL(tiny_config(), jax.random.key(0)), optimizer), []
+    lowered = sft_step.lower(state, lesson, optimizer=optimizer, compute_dtype="float32")
+    step = lowered.compile(compiler_options=quickly)
+    for _ in range(steps):
+        state, metrics = step(state, lesson)
+        losses.append(float(metrics["loss"]))
+    return state, losses
+
+
+KINDS = {
+    "float32": {},
+    "int8": {"moments": "int8"},
+    "factored": {"moments": "factored"},
+    "frozen": {"moments": "int8", "freeze_vision": True},
+}
+
+
+@pytest.fixture(scope="module")
+def learned(lesson):
+    """After 25 steps, by kind."""
+    return {kind: learn(dataclasses.replace(SMALL, **changes), lesson, 25) for kind, changes in KINDS.items()}
+
+
+def test_smaller_moments_learn_as_well(learned):
+    whole = learned["float32"][1]
+    assert whole[-1] < 0.3 * whole[0]
+    np.testing.assert_allclose(learned["int8"][1], whole, rtol=0.1)
+    assert learned["factored"][1][-1] < 1.2 * whole[-1]
+
+
+def bytes_of(tree):
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def test_bytes_of_moments(learned):
+    """Rows of a tiny model are short, and most of its arrays too small to factor; a 7B model has neither excuse."""
+    parameters = bytes_of(learned["float32"][0].model) / 4
+    assert bytes_of(learned["float32"][0].opt_state) == pytest.approx(8 * parameters, rel=0.001)
+    assert bytes_of(learned["int8"][0].opt_state) < 2.3 * parameters
+    of_7b = qwen25vl.abstract_model(PUBLISHED["7B"])
+    count = sum(x.size for x in jax.tree.leaves(of_7b))
+    for kind, most in {"int8": 2.1, "factored": 0.01}.items():
+        state = jax.eval_shape(make_optimizer(dataclasses.replace(SMALL, moments=kind)).init, of_7b)
+        assert bytes_of(state) < most * count
+
+
+@pytest.mark.parametrize("kind", ["int8", "factored"])
+def test_small_moments_on_eight_devices_are_those_of_one(kind):
+    """Rounded by the same chances: updates are equal but where a sum's last bit decides."""
+    optimizer = make_optimizer(dataclasses.replace(SMALL, moments=kind))
+    model = qwen25vl.Qwen25VL(tiny_config(), jax.random.key(0))
+    gradients = [jax.tree.map(lambda p, n=n: jnp.sin(p * 100 * (n + 1)), model) for n in range(3)]
+
+    def updates(gradients):
+        state, all_updates = optimizer.init(gradients[0]), []
+        for gradient in gradients:
+            update, state = optimizer.update(gradient, state, gradient)
+            all_updates.append(update)
+        return all_updates, state
+
+    expected, _ = jax.jit(updates)(gradients)
+    mesh = make_mesh(2, 2, 2)
+    with jax.set_mesh(mesh):
+        placed = [reshard(gradient, TRAIN_RULES, mesh) for gradient in gradients]
+        where = shardings(jax.eval_shape(optimizer.init, model), TRAIN_RULES, mesh)
+        got, state = jax.jit(updates, out_shardings=(None, where))(placed)
+    ours, theirs = (np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)]) for tree in (got, expected))
+    assert (np.abs(ours - theirs) > 1e-6).mean() < 1e-4
+    assert sum(not x.is_fully_replicated for x in jax.tree.leaves(state)) > 10
+
+
+def test_frozen_vision_neither_moves_nor_costs(learned):
+    state, losses = learned["frozen"]
+    assert losses[-1] < 0.3 * losses[0]
+    start = qwen25vl.Qwen25VL(tiny_config(), jax.random.key(0))
+    for before, after in zip(*(jax.tree.leaves(model.vision) for model in (start, state.model)), strict=True):
+        np.testing.assert_array_equal(before, after)
+    moved = zip(*(jax.tree.leaves(model.text) for model in (start, state.model)), strict=True)
+    assert all((before != after).any() for before, after in moved)
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(state.opt_state)]
+    assert not any("vision" in path for path in paths)
+
+
+@pytest.mark.parametrize("kind", ["int8", "factored", "frozen"])
+def test_small_states_are_saved_and_restored_onto_other_meshes(learned, tmp_path, kind):
+    state, mesh = learned[kind][0], make_mesh(1, 4, 2)
+    with checkpoints(tmp_path) as saved:
+        saved.save(state, {}, {})
+        saved.wait()
+        like = jax.eval_shape(lambda: init_state(state.model, dataclasses.replace(SMALL, **KINDS[kind])))
+        restored = saved.restore(abstract(like, TRAIN_RULES, mesh)).state
+    assert same(restored, state)
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(jnp.uint8, 0.045), (jnp.int8, 0.092)])
+def test_bytes_keep_means_and_relative_precision(dtype, error):
+    values = 10.0 ** jax.random.uniform(jax.random.key(1), (64,), minval=-4, maxval=0)
+    values = values.at[0].set(0.0)
+    values = values if dtype == jnp.uint8 else values * jnp.where(jnp.arange(64) % 2, 1, -1)
+    draws = jax.vmap(lambda key: decode(encode(values, dtype, key)))(jax.random.split(jax.random.key(2), 4000))
+    np.testing.assert_allclose(draws, jnp.broadcast_to(values, draws.shape), rtol=error)
+    np.testing.assert_allclose(draws.mean(0), values, rtol=0.004)

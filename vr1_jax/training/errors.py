@@ -12,6 +12,7 @@ from vr1_jax.sampling.generate import SamplingError
 from vr1_jax.sharding import ShardingError
 from vr1_jax.training.optimizer import OptimizerError
 from vr1_jax.training.processes import ProcessError
+from vr1_jax.training.targets import TargetError
 from vr1_jax.weights.errors import CheckpointError
 
 
@@ -19,7 +20,7 @@ class TrainingError(RuntimeError):
     """A run that cannot go on; the message says why."""
 
 
-MISCONFIGURED = (AlgorithmError, OptimizerError, SamplingError, ShardingError, UnsupportedModel)
+MISCONFIGURED = (AlgorithmError, OptimizerError, SamplingError, ShardingError, TargetError, UnsupportedModel)
 ANTICIPATED = (
     CacheError,
     CheckpointError,

@@ -6,14 +6,15 @@ for temporaries is exact where the devices planned for are at hand; elsewhere th
 
 import dataclasses
 import hashlib
+import logging
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import jax
-from tqdm import tqdm
 
 from vr1_jax.config import ConfigError, TrainConfig
+from vr1_jax.data.collate import Bucket
 from vr1_jax.models import flops
 from vr1_jax.models.config import ModelConfig
 from vr1_jax.models.published import PUBLISHED, size_in_name
@@ -21,6 +22,8 @@ from vr1_jax.training import setup
 from vr1_jax.training.optimizer import trained
 from vr1_jax.training.programs import Outline, Program, bytes_per_device, programs
 from vr1_jax.training.targets import Device, Target, recognise
+
+log = logging.getLogger("vr1_jax")
 
 # Sizes do not need fast code. The CPU has no bf16 products: it keeps fp32 copies of all layers' weights outside
 # of loops, which accelerators do not, unless it is told to leave everything in its loop.
@@ -39,6 +42,10 @@ class Assumptions:
     memory: float = 0.92  # the driver, libraries and fragments take the rest
     flops: float = 0.4  # of the peak, where many tokens are computed at once, recomputation counted
     bandwidth: float = 0.6  # where answers are decoded token by token
+
+
+# Arguments, temporaries and results of compiled programs, by what their text hashes to.
+Sizes = dict[bytes, tuple[int, int, int]]
 
 
 @dataclass(frozen=True)
@@ -105,13 +112,19 @@ def planned_model(config: TrainConfig) -> tuple[ModelConfig, str]:
 
 
 def make_plan(
-    config: TrainConfig, model: ModelConfig, target: Target, assumptions: Assumptions = Assumptions()
+    config: TrainConfig,
+    model: ModelConfig,
+    target: Target,
+    assumptions: Assumptions = Assumptions(),
+    seen: Sizes | None = None,
 ) -> Plan:
+    """`seen` carries sizes of programs from plan to plan: configs and buckets share them."""
     meshes = setup.make_meshes(config)
     setup.check_layout(config, model, meshes)
     outline = Outline(config, model, meshes)
-    parts, needs, seen = _parts(outline), [], {}
-    for program in tqdm(list(programs(outline)), desc="compiling", leave=False, disable=None):
+    parts, needs, seen = _parts(outline), [], {} if seen is None else seen
+    for program in programs(outline):
+        log.info("compiling: %s %s", program.phase, program.bucket)
         needs.append(_need(program, outline, parts, seen))
     seconds = {}
     if target.device.flops:
@@ -145,19 +158,20 @@ def missing_files(config: TrainConfig) -> str | None:
 def _parts(outline: Outline) -> Parts:
     config, model = outline.config, outline.state.model
     masters, sampled = bytes_per_device(model), config.stage == "rl"
+    copied = sampled or outline.evaluates
     caches = [_caches(outline, kind, bucket) for kind, bucket in outline.buckets] if sampled else [(0, 0)]
     return Parts(
         masters=masters,
         moments=bytes_per_device(outline.state) - masters,
         gradients=bytes_per_device(trained(model, config.optimizer)),
         reference=bytes_per_device(outline.reference) if outline.has_reference else 0,
-        policy=bytes_per_device(outline.policy) if sampled else 0,
+        policy=bytes_per_device(outline.policy) if copied else 0,
         prompt_cache=max(prompts for prompts, _ in caches),
         answer_cache=max(answers for _, answers in caches),
     )
 
 
-def _caches(outline: Outline, kind: str, bucket) -> tuple[int, int]:
+def _caches(outline: Outline, kind: str, bucket: Bucket) -> tuple[int, int]:
     """Of prompts and of answers. Inside a program nothing names their place: rows and kv heads are split."""
     mesh, heads = outline.meshes.rollout.shape, outline.model.text.kv_heads
     split = mesh["data"] * mesh["fsdp"] * (mesh["tensor"] if heads % mesh["tensor"] == 0 else 1)
@@ -166,10 +180,10 @@ def _caches(outline: Outline, kind: str, bucket) -> tuple[int, int]:
     return bytes_per_device(prompts) // split, bytes_per_device((state.cache.keys, state.cache.values)) // split
 
 
-def _need(program: Program, outline: Outline, parts: Parts, seen: dict[bytes, tuple[int, int, int]]) -> Need:
+def _need(program: Program, outline: Outline, parts: Parts, seen: Sizes) -> Need:
     lowered = program.lower()
     key = hashlib.sha256(lowered.as_text().encode()).digest()
-    if key not in seen:  # configs and buckets share programs
+    if key not in seen:
         memory = lowered.compile(compiler_options=_ON_CPU if is_estimate() else None).memory_analysis()
         results = memory.output_size_in_bytes - memory.alias_size_in_bytes
         seen[key] = memory.argument_size_in_bytes, memory.temp_size_in_bytes, results
@@ -183,10 +197,13 @@ def _held(phase: str, outline: Outline, parts: Parts) -> int:
     if phase == "reference":
         cast = bytes_per_device(outline.reference) if outline.scores_policy else 0
         return parts.state + parts.policy + (cast if outline.has_reference else 0)
+    if phase == "evaluate":  # SFT also scores the right answers, in the precision of training
+        cast = bytes_per_device(outline.reference) if outline.config.stage == "sft" else 0
+        return parts.state + parts.reference + cast
     return parts.reference
 
 
-def _seconds(outline: Outline, kind: str, bucket, target: Target, shares: Assumptions) -> dict[str, float]:
+def _seconds(outline: Outline, kind: str, bucket: Bucket, target: Target, shares: Assumptions) -> dict[str, float]:
     """By FLOPs and bytes over what the devices are assumed to reach. Answers are taken to be of full length."""
     config, model, device = outline.config, outline.model, target.device
     compute = target.count * device.flops * shares.flops
@@ -228,7 +245,8 @@ def report(plan: Plan, config: TrainConfig, model: ModelConfig, source: str, tar
     yield f"{config.stage} of {size} ({source}) on {target.count} x {target.device.name}"
     yield f"mesh: data {mesh.data}, fsdp {mesh.fsdp}, tensor {mesh.tensor}; sampling: tensor {mesh.rollout_tensor}"
     yield ""
-    yield "GB on each device"
+    unit, name = (1e9, "GB") if plan.peak.together > 1e9 else (1e6, "MB")
+    yield f"{name} on each device"
     rows = {
         "master parameters, fp32": parts.masters,
         f"optimizer moments, {config.optimizer.moments}": parts.moments,
@@ -238,15 +256,15 @@ def report(plan: Plan, config: TrainConfig, model: ModelConfig, source: str, tar
         "cache of prompts (part of the rollout's temporaries)": parts.prompt_cache,
         "cache of answers (part of the rollout's temporaries)": parts.answer_cache,
     }
-    for name, size in rows.items():
+    for row, size in rows.items():
         if size:
-            yield f"  {name:<52} {_gb(size)}"
+            yield f"  {row:<52} {_number(size, unit)}"
     yield ""
     columns = ("held", "given", "temp", "new", "all")
     yield f"{'phase':<10} {'data':<52} {' '.join(f'{c:>7}' for c in columns)}"
     for need in plan.needs:
         sizes = (need.held, need.arguments, need.temporaries, need.results, need.together)
-        yield f"{need.phase:<10} {need.bucket:<52} {' '.join(map(_gb, sizes))}"
+        yield f"{need.phase:<10} {need.bucket:<52} {' '.join(_number(size, unit) for size in sizes)}"
     if is_estimate() and target.name != "here":
         yield "Temporaries by the CPU's compiler: an estimate, the target's own compiler may need more or less."
     yield from _times(plan)
@@ -273,5 +291,5 @@ def _times(plan: Plan) -> Iterable[str]:
         )
 
 
-def _gb(size: float) -> str:
-    return f"{size / 1e9:7.2f}"
+def _number(size: int, unit: float) -> str:
+    return f"{size / unit:7.2f}"

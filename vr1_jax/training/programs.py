@@ -3,11 +3,12 @@
 The jitted functions are those that the loop calls, and arguments are shaped and placed as the loop places them.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -25,13 +26,15 @@ from vr1_jax.training.setup import Meshes, abstract_state
 from vr1_jax.training.steps import grpo_step, score_batch, sft_step
 from vr1_jax.types import Completion, Experience, Prompt, Supervised, TrainState, blank_prompt
 
+T = TypeVar("T")
+
 # Which tokens end an answer or pad it are constants of the program; they change nothing about its size.
 _STOP, _PAD = (0, 1), 0
 
 
 @dataclass(frozen=True)
 class Program:
-    phase: str  # copy, rollout, reference, update
+    phase: str  # copy, rollout, reference, update, evaluate
     bucket: str  # kind of data and shape; empty where neither matters
     mesh: Mesh | None  # set while it is traced
     function: Any  # jitted
@@ -92,77 +95,113 @@ class Outline:
         shuffled = rollout.shuffled_group if kind == "video" else 0
         return (rollout.group, shuffled) if shuffled else (rollout.group,)
 
-    def sampling_arguments(self, kind: str, bucket: Bucket) -> tuple[Any, ...]:
-        config, groups, mesh = self.config.rollout.sampling, self.groups(kind), self.meshes.rollout
-        shape = (self.config.prompts_per_step, sum(groups))
-        active = _rows(shape, jnp.bool_, mesh)
-        keys = _rows(shape, jax.random.key(0).dtype, mesh)
+    @property
+    def evaluates(self) -> bool:
+        return bool(self.config.watch.evaluate_every and self.config.data.heldout)
+
+    def views(self, kind: str) -> tuple[int, ...]:
+        """Of a held-out question: ordered, shuffled and blank, one answer each."""
+        return (1,) * (len(self.groups(kind)) + (kind != "text"))
+
+    def sampling_arguments(self, bucket: Bucket, groups: tuple[int, ...]) -> tuple[Any, ...]:
+        config, rows = self.config.rollout.sampling, self.config.prompts_per_step
+
+        def make() -> tuple[tuple[Prompt, ...], jax.Array, jax.Array]:
+            keys = jax.random.split(jax.random.key(0), (rows, sum(groups)))
+            return (self._prompt(rows, bucket),) * len(groups), jnp.ones(keys.shape, bool), keys
+
+        prompts, active, keys = self._batch(make, self.meshes.rollout)
         limits = jax.eval_shape(lambda: Limits.of(config))
-        prompts = (_prompt(shape[0], bucket, self.model, mesh),) * len(groups)
         return self.policy, prompts, active, keys, limits, Plan.of(config, groups, _STOP, _PAD)
 
     def sampling_state(self, kind: str, bucket: Bucket) -> SamplingState:
         """What a rollout holds on to: mostly the caches."""
-        *arrays, plan = self.sampling_arguments(kind, bucket)
+        *arrays, plan = self.sampling_arguments(bucket, self.groups(kind))
         with jax.set_mesh(self.meshes.rollout):
             return jax.eval_shape(functools.partial(sampling.start, plan=plan), *arrays)
 
-    def experience(self, kind: str, bucket: Bucket) -> Experience:
+    def scored(self, bucket: Bucket) -> tuple[Prompt, jax.ShapeDtypeStruct]:
+        """What log-probs are computed of before an update: the whole batch."""
+        rows, rollout = self.config.prompts_per_step, self.config.rollout
+        tokens = (rows, rollout.group, rollout.sampling.capacity)
+        return self._batch(lambda: (self._prompt(rows, bucket), jnp.zeros(tokens, jnp.int32)))
+
+    def experience(self, bucket: Bucket) -> Experience:
         """Of one update, its answers at full length."""
-        config, mesh = self.config, self.meshes.train
-        prompts = config.prompts_per_step // config.updates_per_batch
-        slots = (prompts, config.rollout.group, config.rollout.sampling.capacity)
-        logps = _rows(slots, jnp.float32, mesh)
-        completion = Completion(
-            _rows(slots, jnp.int32, mesh), _rows(slots, jnp.bool_, mesh), logps, _rows(slots[:2], jnp.bool_, mesh)
-        )
+        config = self.config
+        rows = config.prompts_per_step // config.updates_per_batch
+        slots = (rows, config.rollout.group, config.rollout.sampling.capacity)
         has_old = config.old_logps == "sampler" or self.scores_policy
-        return Experience(
-            _prompt(prompts, bucket, self.model, mesh),
-            completion,
-            _rows(slots[:2], jnp.float32, mesh),
-            logps if self.has_reference else None,
-            logps if has_old else None,
-        )
+
+        def make() -> Experience:
+            logps, tokens, mask = (jnp.zeros(slots, dtype) for dtype in (jnp.float32, jnp.int32, jnp.bool_))
+            reference, old = logps if self.has_reference else None, logps if has_old else None
+            completion = Completion(tokens, mask, logps, mask[..., 0])
+            return Experience(self._prompt(rows, bucket), completion, logps[..., 0], reference, old)
+
+        return self._batch(make)
 
     def supervised(self, bucket: Bucket) -> Supervised:
-        config, mesh = self.config, self.meshes.train
-        prompts, slots = config.prompts_per_step, config.data.answer_tokens
-        prompt_mask = (prompts, bucket.tokens) if config.data.loss_on == "upstream" else None
-        return Supervised(
-            _prompt(prompts, bucket, self.model, mesh),
-            _rows((prompts, 1, slots), jnp.int32, mesh),
-            _rows((prompts, 1, slots), jnp.bool_, mesh),
-            None if prompt_mask is None else _rows(prompt_mask, jnp.bool_, mesh),
-        )
+        rows, data = self.config.prompts_per_step, self.config.data
+
+        def make() -> Supervised:
+            tokens, prompt = jnp.zeros((rows, 1, data.answer_tokens), jnp.int32), self._prompt(rows, bucket)
+            return Supervised(prompt, tokens, tokens > 0, prompt.mask if data.loss_on == "upstream" else None)
+
+        return self._batch(make)
+
+    def _prompt(self, rows: int, bucket: Bucket) -> Prompt:
+        return blank_prompt(rows, **dataclasses.asdict(bucket), values=self.model.vision.patch_values)
+
+    def _batch(self, make: Callable[[], T], mesh: Mesh | None = None) -> T:
+        """Shapes of what `make` makes, its rows over the training mesh or another."""
+        where = batch_sharding(mesh or self.meshes.train)
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), jax.eval_shape(make))
 
 
 def programs(outline: Outline) -> Iterator[Program]:
-    config, train = outline.config, outline.meshes.train
-    shared = {"optimizer": config.optimizer, "microbatches": config.microbatches}
-    shared["compute_dtype"] = config.compute_dtype
-    if config.stage == "sft":
-        for kind, bucket in outline.buckets:
-            arguments = (outline.state, outline.supervised(bucket))
-            yield Program("update", f"{kind}: {bucket}", train, sft_step, arguments, shared)
-        return
-    weights = outline.reference
-    if jax.devices()[0].platform == "cpu":  # which moves bf16 as fp32; as whole numbers, bytes are bytes
-        bits = jnp.dtype(f"uint{8 * jnp.dtype(config.compute_dtype).itemsize}")
-        weights = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, bits, sharding=x.sharding), weights)
-    yield Program("copy", "", None, moving(weights, outline.meshes.rollout), (weights,), {})
+    config = outline.config
+    if config.stage == "rl" or outline.evaluates:
+        yield _copy(outline)
     for kind, bucket in outline.buckets:
         name = f"{kind}: {bucket}"
-        sampled = outline.sampling_arguments(kind, bucket)
-        yield Program("rollout", name, outline.meshes.rollout, generate, sampled, {})
-        experience = outline.experience(kind, bucket)
-        if outline.has_reference or outline.scores_policy:
-            whole = _rows((config.prompts_per_step, *experience.completion.tokens.shape[1:]), jnp.int32, train)
-            prompt = _prompt(config.prompts_per_step, bucket, outline.model, train)
-            scored = {"prompt": prompt, "tokens": whole, "microbatches": config.microbatches}
-            yield Program("reference", name, train, score_batch, (outline.reference,), scored)
-        options = {"algorithm": config.grpo, **shared}
-        yield Program("update", name, train, grpo_step, (outline.state, experience), options)
+        yield from (_rl if config.stage == "rl" else _sft)(outline, kind, bucket, name)
+        if outline.evaluates:
+            asked = outline.sampling_arguments(bucket, outline.views(kind))
+            yield Program("evaluate", name, outline.meshes.rollout, generate, asked, {})
+
+
+def _copy(outline: Outline) -> Program:
+    weights = outline.reference
+    if jax.devices()[0].platform == "cpu":  # which moves bf16 as fp32; as whole numbers, bytes are bytes
+        bits = jnp.dtype(f"uint{8 * jnp.dtype(outline.config.compute_dtype).itemsize}")
+        weights = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, bits, sharding=x.sharding), weights)
+    return Program("copy", "", None, moving(weights, outline.meshes.rollout), (weights,), {})
+
+
+def _rl(outline: Outline, kind: str, bucket: Bucket, name: str) -> Iterator[Program]:
+    config, train = outline.config, outline.meshes.train
+    sampled = outline.sampling_arguments(bucket, outline.groups(kind))
+    yield Program("rollout", name, outline.meshes.rollout, generate, sampled, {})
+    experience = outline.experience(bucket)
+    if outline.has_reference or outline.scores_policy:
+        scored = (outline.reference, *outline.scored(bucket))
+        yield Program("reference", name, train, score_batch, scored, {"microbatches": config.microbatches})
+    options = {"algorithm": config.grpo, **_update_options(config)}
+    yield Program("update", name, train, grpo_step, (outline.state, experience), options)
+
+
+def _sft(outline: Outline, kind: str, bucket: Bucket, name: str) -> Iterator[Program]:
+    arguments = (outline.state, outline.supervised(bucket))
+    yield Program("update", name, outline.meshes.train, sft_step, arguments, _update_options(outline.config))
+
+
+def _update_options(config: TrainConfig) -> dict[str, Any]:
+    return {
+        "optimizer": config.optimizer,
+        "microbatches": config.microbatches,
+        "compute_dtype": config.compute_dtype,
+    }
 
 
 def bytes_per_device(tree: Any) -> int:
@@ -171,19 +210,3 @@ def bytes_per_device(tree: Any) -> int:
         math.prod(x.sharding.shard_shape(x.shape) if x.sharding else x.shape) * x.dtype.itemsize
         for x in jax.tree.leaves(tree)
     )
-
-
-def _prompt(rows: int, bucket: Bucket, model: ModelConfig, mesh: Mesh) -> Prompt:
-    shapes: Callable[[], Prompt] = functools.partial(
-        blank_prompt,
-        rows,
-        slices=bucket.slices,
-        patches=bucket.patches,
-        tokens=bucket.tokens,
-        values=model.vision.patch_values,
-    )
-    return jax.tree.map(lambda x: _rows(x.shape, x.dtype, mesh), jax.eval_shape(shapes))
-
-
-def _rows(shape: tuple[int, ...], dtype: Any, mesh: Mesh) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(mesh))

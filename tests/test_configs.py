@@ -1,0 +1,104 @@
+"""Every config compiles all its programs from shapes, on the devices it is meant for; no weights, no data.
+
+In processes of their own, which simulate as many devices. One process plans all configs of one machine, so that
+what they share is compiled once: three of the ablations share every program with the main run.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vr1_jax.data.synthetic_model import tiny_config
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PHASES = {"rl": {"copy", "rollout", "reference", "update"}, "sft": {"update"}}
+
+# Only the main run compiles both its buckets: the others differ in what the first one shows.
+MACHINES = {
+    "a100x8": {
+        "tgrpo_a100": (),
+        "grpo_a100": ("--data.image-buckets",),
+        "sft_a100": ("--data.image-buckets",),
+        "tgrpo_no_images": (),
+        "tgrpo_zero": ("--data.image-buckets",),
+        "tgrpo_v5p": ("--data.image-buckets",),
+    },
+    "h200": {"tgrpo_3b_h200": ("--data.image-buckets",)},
+    "demo": {"demo": (), "shortcut": ("--data.image-buckets",)},
+}
+
+PLAN_ALL = """
+import json, sys
+from vr1_jax.training.targets import find_target, simulate
+machine, configs = sys.argv[1], json.loads(sys.argv[2])
+target = find_target("h200" if machine == "demo" else machine)
+simulate(target)
+from vr1_jax.config import load_config
+from vr1_jax.training.plan import make_plan, planned_model
+seen, found = {}, {}
+for name, overrides in configs.items():
+    config = load_config(f"configs/{name}.py", overrides)
+    before = len(seen)
+    plan = make_plan(config, planned_model(config)[0], target, seen=seen)
+    found[name] = {
+        "stage": config.stage,
+        "phases": [need.phase for need in plan.needs],
+        "peak": plan.peak.together,
+        "fits": plan.fits,
+        "compiled": len(seen) - before,
+        "seconds": [sum(phases.values()) for phases in plan.seconds.values()],
+    }
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def plans(tmp_path_factory):
+    """Of all configs, by name."""
+    model = tmp_path_factory.mktemp("tiny")
+    (model / "config.json").write_text(json.dumps(tiny_config()))
+    path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
+    found = {}
+    for machine, configs in MACHINES.items():
+        if machine == "demo":  # its model is made by the run before it
+            configs = {name: (*overrides, "--model", str(model)) for name, overrides in configs.items()}
+        command = [sys.executable, "-c", PLAN_ALL, machine, json.dumps(configs)]
+        done = subprocess.run(
+            command, cwd=REPOSITORY, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        found |= json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def test_every_config_is_planned(plans):
+    assert set(plans) == {path.stem for path in (REPOSITORY / "configs").glob("*.py")}
+
+
+def test_all_programs_compile(plans):
+    for name, plan in plans.items():
+        evaluated = {"evaluate"} if name in MACHINES["demo"] else set()
+        assert set(plan["phases"]) == PHASES[plan["stage"]] | evaluated
+
+
+def test_all_fit_their_machines(plans):
+    assert [name for name, plan in plans.items() if not plan["fits"]] == []
+    of_a100 = {name: plan["peak"] for name, plan in plans.items() if name in MACHINES["a100x8"]}
+    assert {name: peak for name, peak in of_a100.items() if peak > 60e9} == {}
+    assert min(of_a100.values()) > 12.4e9  # 12 bytes for each of 8.3 billion parameters, over 8 devices
+
+
+def test_ablations_share_the_main_runs_programs(plans):
+    assert plans["tgrpo_a100"]["compiled"] == 7
+    for name in ("tgrpo_no_images", "tgrpo_zero", "tgrpo_v5p"):
+        assert plans[name]["compiled"] == 0
+    assert plans["grpo_a100"]["compiled"] == 1  # no shuffled group in the rollout
+
+
+def test_steps_take_seconds_to_a_minute(plans):
+    for name in MACHINES["a100x8"]:
+        assert all(1 < seconds < 100 for seconds in plans[name]["seconds"])
