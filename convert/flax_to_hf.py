@@ -5,19 +5,18 @@
 Key names, config layout and file names are the published ones, which old and new releases of both read.
 """
 
-import argparse
 import os
 import sys
 from pathlib import Path
 
-from vr1_jax.weights.command import byte_size, existing_directory, finish
+from vr1_jax import command_line
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line.Parser(__doc__)
     parser.add_argument(
         "--checkpoint",
-        type=existing_directory,
+        type=command_line.existing_directory,
         required=True,
         metavar="DIR",
         help="a converted model or a training run",
@@ -30,7 +29,11 @@ def main(arguments: list[str] | None = None) -> int:
         help="default: the torch_dtype of the model that training started from",
     )
     parser.add_argument(
-        "--max-shard-size", type=byte_size, default="5GB", metavar="SIZE", help="such as 5GB (default)"
+        "--max-shard-size",
+        type=command_line.byte_size,
+        default="5GB",
+        metavar="SIZE",
+        help="such as 5GB (default)",
     )
     parser.add_argument("--force", action="store_true", help="replace an earlier export at --out")
     args = parser.parse_args(arguments)
@@ -47,8 +50,9 @@ def main(arguments: list[str] | None = None) -> int:
             max_shard_bytes=args.max_shard_size,
             force=args.force,
         )
+        print(f"wrote {args.out}")
 
-    return finish(work, f"wrote {args.out}")
+    return command_line.run("flax_to_hf", work, out=args.out, interrupted="nothing was kept")
 
 
 if __name__ == "__main__":

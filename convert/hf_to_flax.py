@@ -6,18 +6,21 @@ Converting is optional (every `--model` also takes the Hugging Face directory); 
 layout of a training run and can hold float32 weights.
 """
 
-import argparse
 import os
 import sys
 from pathlib import Path
 
-from vr1_jax.weights.command import existing_directory, finish
+from vr1_jax import command_line
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line.Parser(__doc__)
     parser.add_argument(
-        "--hf", type=existing_directory, required=True, metavar="DIR", help="safetensors and config.json"
+        "--hf",
+        type=command_line.existing_directory,
+        required=True,
+        metavar="DIR",
+        help="safetensors and config.json",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="directory to create")
     parser.add_argument(
@@ -33,8 +36,9 @@ def main(arguments: list[str] | None = None) -> int:
         from vr1_jax.weights.conversion import hf_to_flax
 
         hf_to_flax(args.hf, args.out, dtype=args.dtype, force=args.force)
+        print(f"wrote {args.out}")
 
-    return finish(work, f"wrote {args.out}")
+    return command_line.run("hf_to_flax", work, out=args.out, interrupted="nothing was kept")
 
 
 if __name__ == "__main__":

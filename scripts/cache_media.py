@@ -14,68 +14,47 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from vr1_jax import command_line
+
 FAILURES = "failures.jsonl"
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--records", type=Path, required=True, help="JSON list or JSON lines")
-    parser.add_argument("--media-root", type=Path, required=True, help="what the records' paths are relative to")
+    parser = command_line.Parser(__doc__)
+    command_line.add_records(parser)
     parser.add_argument("--out", type=Path, required=True, help="the cache directory, new or to be completed")
-    parser.add_argument("--frames", type=int, required=True, help="most frames of a video, as in training")
-    parser.add_argument("--frame-pixels", type=int, default=128 * 28 * 28, help="pixels of a frame after resizing")
-    parser.add_argument("--image-pixels", type=int, default=256 * 28 * 28, help="most pixels of an image")
-    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="how many files are decoded at once")
+    command_line.add_budgets(parser)
+    parser.add_argument(
+        "--processes",
+        type=command_line.positive,
+        default=os.cpu_count(),
+        help="how many files are decoded at once",
+    )
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:
     chosen = parse_arguments(arguments)
+    interrupted = "run it again to go on"
+    return command_line.run("cache_media", lambda: fill(chosen), out=chosen.out, interrupted=interrupted)
 
-    def refuse(code: int, message: object) -> int:
-        print(f"cache_media: {message}", file=sys.stderr)
-        return code
 
-    from vr1_jax.data.cache import CacheError
+def fill(chosen: argparse.Namespace) -> None:
+    command_line.check_media_root(chosen.media_root)
+    frames, images = command_line.training_budgets(chosen)
     from vr1_jax.data.cache_writer import LOCK, Settings, media_items, write_cache
-    from vr1_jax.data.frames import TRAINING_BUDGET, FrameBudget, ImageBudget
     from vr1_jax.data.record_file import RecordFile
-    from vr1_jax.data.records import RecordError
 
-    if chosen.processes < 1:
-        return refuse(2, f"--processes must be at least 1, got {chosen.processes}")
-    if not chosen.media_root.is_dir():
-        return refuse(2, f"--media-root {chosen.media_root}: no such directory")
     out = chosen.out
     if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or (out / LOCK).exists())):
-        return refuse(2, f"--out {out} exists and is no cache; choose another directory")
-    try:
-        settings = Settings(
-            FrameBudget(
-                min_frames=min(TRAINING_BUDGET.min_frames, chosen.frames),
-                max_frames=chosen.frames,
-                min_pixels=chosen.frame_pixels,
-                max_pixels=chosen.frame_pixels,
-            ),
-            ImageBudget(max_pixels=chosen.image_pixels),
-        )
-    except ValueError as error:
-        return refuse(2, f"--frames, --frame-pixels or --image-pixels: {error}")
-    try:
-        items, unusable = media_items(RecordFile(chosen.records), chosen.media_root)
-        print(f"{chosen.records}: {len(items)} files to have in {out}", file=sys.stderr, flush=True)
-        with Progress(len(items)) as progress:
-            report = write_cache(items, out, settings, processes=chosen.processes, progress=progress)
-    except (CacheError, RecordError) as error:
-        return refuse(1, error)
-    except OSError as error:
-        return refuse(1, f"{error.filename or out}: {error.strerror}")
-    except KeyboardInterrupt:
-        return refuse(1, "interrupted; run it again to go on")
+        raise command_line.UsageError(f"--out {out} exists and is no cache; choose another directory")
+    items, unusable = media_items(RecordFile(chosen.records), chosen.media_root)
+    print(f"{chosen.records}: {len(items)} files to have in {out}", file=sys.stderr, flush=True)
+    with Progress(len(items)) as progress:
+        report = write_cache(items, out, Settings(frames, images), processes=chosen.processes, progress=progress)
     report.failures = unusable + report.failures
     write_failures(out / FAILURES, report.failures)
     print_report(report, out)
-    return 0
 
 
 class Progress:

@@ -11,19 +11,18 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from vr1_jax import command_line
+
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--records", type=Path, required=True, help="JSON list or JSON lines")
-    parser.add_argument("--media-root", type=Path, required=True, help="what the records' paths are relative to")
-    parser.add_argument("--model", type=Path, required=True, help="directory with tokenizer.json")
-    parser.add_argument("--count", type=int, default=3, help="how many shapes")
-    parser.add_argument("--frames", type=int, default=16, help="most frames of a video, as in training")
-    parser.add_argument("--frame-pixels", type=int, default=128 * 28 * 28, help="pixels of a frame after resizing")
-    parser.add_argument("--image-pixels", type=int, default=256 * 28 * 28, help="most pixels of an image")
+    parser = command_line.Parser(__doc__)
+    command_line.add_records(parser)
+    command_line.add_model(parser)
+    parser.add_argument("--count", type=command_line.positive, default=3, help="how many shapes")
+    command_line.add_budgets(parser)
     parser.add_argument("--max-tokens", type=int, help="leave longer prompts out: training will refuse them")
-    parser.add_argument("--sample", type=int, default=1000, help="how many records to look at")
-    parser.add_argument("--seed", type=int, default=0, help="which ones")
+    parser.add_argument("--sample", type=command_line.positive, default=1000, help="how many records to look at")
+    parser.add_argument("--seed", type=command_line.natural, default=0, help="which ones")
     parser.add_argument("--sizes", type=Path, help="look at all records and write their sizes to this .npy file")
     parser.add_argument("--force", action="store_true", help="replace --sizes")
     return parser.parse_args(arguments)
@@ -31,43 +30,33 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     chosen = parse_arguments(arguments)
+    return command_line.run("choose_buckets", lambda: choose(chosen), out=chosen.sizes)
 
-    def refuse(code: int, message: object) -> int:
-        print(f"choose_buckets: {message}", file=sys.stderr)
-        return code
 
+def choose(chosen: argparse.Namespace) -> int:
+    command_line.check_media_root(chosen.media_root)
+    frames, images = command_line.training_budgets(chosen)
     from vr1_jax.data.buckets import choose_buckets
-    from vr1_jax.data.frames import TRAINING_BUDGET, FrameBudget, ImageBudget
     from vr1_jax.data.record_file import RecordFile
     from vr1_jax.data.records import RecordError
-    from vr1_jax.data.tokenizer import TokenizerError, load_tokenizer
+    from vr1_jax.data.tokenizer import load_tokenizer
+    from vr1_jax.evaluation.output import check_output
+    from vr1_jax.weights.checkpoint_dir import assets_directory
 
-    if chosen.count < 1 or chosen.sample < 1:
-        return refuse(2, "--count and --sample must be at least 1")
-    if chosen.sizes is not None and chosen.sizes.exists() and not chosen.force:
-        return refuse(2, f"--sizes {chosen.sizes} exists; --force replaces it")
-    try:
-        fewest = min(TRAINING_BUDGET.min_frames, chosen.frames)
-        pixels = chosen.frame_pixels
-        frames = FrameBudget(min_frames=fewest, max_frames=chosen.frames, min_pixels=pixels, max_pixels=pixels)
-        images = ImageBudget(max_pixels=chosen.image_pixels)
-    except ValueError as error:
-        return refuse(2, f"--frames, --frame-pixels or --image-pixels: {error}")
-    try:
-        records, tokenizer = RecordFile(chosen.records), load_tokenizer(chosen.model)
-    except (RecordError, TokenizerError) as error:
-        return refuse(1, error)
+    if chosen.sizes is not None:
+        check_output(chosen.sizes, force=chosen.force, inputs=(chosen.records,))
+    records, tokenizer = RecordFile(chosen.records), load_tokenizer(assets_directory(chosen.model))
     sizes, kinds, refused = look(records, chosen, tokenizer, frames, images)
     by_kind = split(sizes, kinds, chosen.max_tokens, refused)
     print_histogram(by_kind, refused)
     if not any(map(len, by_kind.values())):
-        return refuse(1, f"{chosen.records}: none of the records looked at can be used")
+        raise RecordError("none of the records looked at can be used", file=str(chosen.records))
     if chosen.sizes is not None:
         save(chosen.sizes, sizes)
     try:
         print_choice(choose_buckets(by_kind, chosen.count), chosen)
     except ValueError as error:
-        return refuse(2, f"--count: {error}")
+        raise command_line.UsageError(f"--count: {error}") from None
     return 0
 
 
@@ -125,10 +114,10 @@ def split(sizes, kinds, max_tokens, refused):
 def save(path: Path, sizes) -> None:
     import numpy as np
 
-    aside = path.with_name(f".{path.name}")
-    with aside.open("wb") as file:
-        np.save(file, sizes)
-    aside.rename(path)
+    from vr1_jax.evaluation.output import whole_file
+
+    with whole_file(path) as file:
+        np.save(file.buffer, sizes)
 
 
 def print_histogram(by_kind, refused: Counter) -> None:

@@ -1,66 +1,101 @@
 """Shows what one record becomes: text, tokens, which of them the loss counts, how many are visual.
 
-python scripts/inspect_record.py --records train.json --index 17 --media-root media --model DIR
+    python scripts/inspect_record.py --records train.json --index 17 --media-root media --model DIR
+
+The record goes the way that it goes in training: with reasoning (or --stage sft) as an example to learn, else as a
+question to answer. Exit code: 0 done, 1 failed, 2 wrong usage.
 """
 
 import argparse
 import json
 import sys
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any
 
-from vr1_jax.data.frames import IMAGE_BUDGET, TRAINING_BUDGET, FrameBudget, MediaError, VisualGeometry
-from vr1_jax.data.prompts import LossOn, Preset, Stage, encode_prompt, encode_supervised, prompt_style
-from vr1_jax.data.record_file import RecordFile
-from vr1_jax.data.records import RecordError, Sample
-from vr1_jax.data.tokenizer import ChatTokenizer, TokenizerError, load_tokenizer
+from vr1_jax import command_line
 
+if TYPE_CHECKING:
+    import numpy as np
 
-@dataclass(frozen=True)
-class Media:
-    """What was read of a record's image or video."""
-
-    description: str
-    visual_tokens: int
-
-
-def read_media(sample: Sample, root: Path | None, budget: FrameBudget) -> Media:
-    if sample.data_type == "text":
-        return Media("none", 0)
-    if root is None:
-        raise RecordError("--media-root is needed to read its media", "path", sample.index, sample.file)
+    from vr1_jax.data.encode import Encoded
+    from vr1_jax.data.frames import FrameBudget, ImageBudget
     from vr1_jax.data.media import MediaReader
-
-    path, geometry = sample.media(root), VisualGeometry()
-    with MediaReader() as reader:
-        if sample.data_type == "image":
-            height, width, _ = reader.image(path, IMAGE_BUDGET).shape
-            return Media(
-                f"image, {width}x{height} after resizing", (height // geometry.unit) * (width // geometry.unit)
-            )
-        clip = reader.frame_folder(path, budget) if sample.data_type == "frames" else reader.video(path, budget)
-    count, height, width, _ = clip.frames.shape
-    slices = -(-count // geometry.temporal)
-    return Media(
-        f"{count} of {clip.total_frames} frames, {width}x{height} after resizing, {slices} temporal slices, "
-        f"read by {clip.reader}; frames {', '.join(map(str, clip.indices))} at "
-        f"{', '.join(f'{time:.2f}' for time in clip.timestamps)} s",
-        slices * (height // geometry.unit) * (width // geometry.unit),
-    )
+    from vr1_jax.data.records import Sample
+    from vr1_jax.data.tokenizer import ChatTokenizer
+    from vr1_jax.data.video import Clip
 
 
-def inspect(sample: Sample, tokenizer: ChatTokenizer, media: Media, chosen: argparse.Namespace) -> dict[str, Any]:
+class Witness:
+    """Hands on what a reader reads, and remembers the clip: which frames they are is not part of a prompt."""
+
+    def __init__(self, reader: "MediaReader"):
+        self.reader = reader
+        self.clips: list[Clip] = []
+
+    def video(self, path: Path, budget: "FrameBudget") -> "Clip":
+        return self._remember(self.reader.video(path, budget))
+
+    def frame_folder(self, path: Path, budget: "FrameBudget") -> "Clip":
+        return self._remember(self.reader.frame_folder(path, budget))
+
+    def image(self, path: Path, budget: "ImageBudget") -> "np.ndarray":
+        return self.reader.image(path, budget)
+
+    def _remember(self, clip: "Clip") -> "Clip":
+        self.clips.append(clip)
+        return clip
+
+    def describe(self, encoded: "Encoded") -> str:
+        if encoded.frames is None:
+            return "none"
+        (block,) = encoded.prompt.blocks
+        count, height, width, _ = encoded.frames.shape
+        if not self.clips:
+            return f"image, {width}x{height} after resizing"
+        (clip,) = self.clips
+        return (
+            f"{count} of {clip.total_frames} frames, {width}x{height} after resizing, {block.grid[0]} temporal "
+            f"slices, read by {clip.reader}; frames {', '.join(map(str, clip.indices))} at "
+            f"{', '.join(f'{time:.2f}' for time in clip.timestamps)} s"
+        )
+
+
+def show(chosen: argparse.Namespace) -> None:
+    frames, images = command_line.training_budgets(chosen)
+    from vr1_jax.data.encode import GEOMETRY, Encoder
+    from vr1_jax.data.media import MediaReader
+    from vr1_jax.data.prompts import prompt_style
+    from vr1_jax.data.tokenizer import load_tokenizer
+    from vr1_jax.weights.checkpoint_dir import assets_directory
+
+    sample = read_sample(chosen.records, chosen.index)
+    if chosen.media_root is None and sample.data_type != "text":
+        sample.refuse("--media-root is needed to read its media", "path")
+    tokenizer = load_tokenizer(assets_directory(chosen.model))
     stage = chosen.stage or ("sft" if sample.process else "rl")
-    style = prompt_style(chosen.preset, stage)
-    if sample.process is None:
-        prompt, target = encode_prompt(sample, tokenizer, media.visual_tokens, style), []
-        supervised = [False] * len(prompt)
+    encoder = Encoder(
+        tokenizer,
+        frames,
+        images,
+        GEOMETRY,
+        prompt_style(chosen.preset, stage),
+        chosen.loss_on if stage == "sft" else None,
+    )
+    with MediaReader(unit=GEOMETRY.unit) as reader:
+        witness = Witness(reader)
+        encoded = encoder(sample, witness, chosen.media_root or Path())
+    report = inspect(encoded, stage, witness.describe(encoded), tokenizer)
+    if chosen.json:
+        print(json.dumps(report, ensure_ascii=False))
     else:
-        tokens = encode_supervised(sample, tokenizer, media.visual_tokens, style, chosen.loss_on)
-        prompt, target = tokens.prompt, tokens.target
-        supervised = tokens.prompt_loss + tokens.target_loss
+        print_report(report, tokenizer)
+
+
+def inspect(encoded: "Encoded", stage: str, media: str, tokenizer: "ChatTokenizer") -> dict[str, Any]:
+    sample, prompt, learned = encoded.sample, encoded.prompt.tokens.tolist(), encoded.supervised
+    target = [] if learned is None else learned.target
+    supervised = [False] * len(prompt) if learned is None else learned.prompt_loss + learned.target_loss
     return {
         "file": sample.file,
         "index": sample.index,
@@ -68,8 +103,8 @@ def inspect(sample: Sample, tokenizer: ChatTokenizer, media: Media, chosen: argp
         "problem_type": sample.problem_type,
         "answer": sample.answer,
         "stage": stage,
-        "media": media.description,
-        "visual_tokens": media.visual_tokens,
+        "media": media,
+        "visual_tokens": sum(token in (tokenizer.image_token, tokenizer.video_token) for token in prompt),
         "prompt_tokens": len(prompt),
         "target_tokens": len(target),
         "supervised_tokens": sum(supervised),
@@ -79,7 +114,17 @@ def inspect(sample: Sample, tokenizer: ChatTokenizer, media: Media, chosen: argp
     }
 
 
-def print_report(report: dict[str, Any], tokenizer: ChatTokenizer) -> None:
+def read_sample(records: Path, index: int) -> "Sample":
+    from vr1_jax.data.record_file import RecordFile
+    from vr1_jax.data.records import RecordError
+
+    file = RecordFile(records)
+    if not -len(file) <= index < len(file):
+        raise RecordError(f"has {len(file)} records, there is no --index {index}", file=str(records))
+    return file[index]
+
+
+def print_report(report: dict[str, Any], tokenizer: "ChatTokenizer") -> None:
     for name, value in report.items():
         if name not in ("tokens", "supervised", "text"):
             print(f"{name.replace('_', ' ')}: {value}")
@@ -99,58 +144,27 @@ def print_report(report: dict[str, Any], tokenizer: ChatTokenizer) -> None:
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--records", type=Path, required=True, help="JSON list or JSON lines")
+    parser = command_line.Parser(__doc__)
+    command_line.add_records(parser, media_required=False)
+    command_line.add_model(parser, "--tokenizer")
     parser.add_argument("--index", type=int, default=0, help="which record, from 0; negative from the end")
-    parser.add_argument("--media-root", type=Path, help="what the records' paths are relative to")
-    parser.add_argument("--model", "--tokenizer", type=Path, required=True, help="directory with tokenizer.json")
-    parser.add_argument("--preset", choices=get_args(Preset), default="fixed", help="whose wording of prompts")
     parser.add_argument(
-        "--stage", choices=get_args(Stage), help="default: sft for records with reasoning, else rl"
+        "--preset", choices=("fixed", "upstream"), default="fixed", help="whose wording of prompts"
     )
     parser.add_argument(
-        "--loss-on", choices=get_args(LossOn), default="answer", help="what supervised loss counts"
+        "--stage", choices=("sft", "rl", "evaluation"), help="default: sft for records with reasoning, else rl"
     )
-    parser.add_argument("--frames", type=int, default=TRAINING_BUDGET.max_frames, help="most frames of a video")
     parser.add_argument(
-        "--frame-pixels", type=int, default=TRAINING_BUDGET.max_pixels, help="pixels of a frame after resizing"
+        "--loss-on", choices=("answer", "upstream"), default="answer", help="what supervised loss counts"
     )
+    command_line.add_budgets(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a report")
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:
     chosen = parse_arguments(arguments)
-    try:
-        budget = FrameBudget(
-            min_frames=min(TRAINING_BUDGET.min_frames, chosen.frames),
-            max_frames=chosen.frames,
-            min_pixels=chosen.frame_pixels,
-            max_pixels=chosen.frame_pixels,
-        )
-    except ValueError as error:
-        print(f"inspect_record: --frames or --frame-pixels: {error}", file=sys.stderr)
-        return 2
-    try:
-        sample = read_sample(chosen.records, chosen.index)
-        media = read_media(sample, chosen.media_root, budget)
-        tokenizer = load_tokenizer(chosen.model)
-    except (RecordError, MediaError, TokenizerError) as error:
-        print(f"inspect_record: {error}", file=sys.stderr)
-        return 1
-    report = inspect(sample, tokenizer, media, chosen)
-    if chosen.json:
-        print(json.dumps(report, ensure_ascii=False))
-    else:
-        print_report(report, tokenizer)
-    return 0
-
-
-def read_sample(records: Path, index: int) -> Sample:
-    file = RecordFile(records)
-    if not -len(file) <= index < len(file):
-        raise RecordError(f"has {len(file)} records, there is no --index {index}", file=str(records))
-    return file[index]
+    return command_line.run("inspect_record", lambda: show(chosen))
 
 
 if __name__ == "__main__":

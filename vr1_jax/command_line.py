@@ -5,6 +5,7 @@ is needed, so that `--help` answers at once.
 """
 
 import os
+import re
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable
@@ -101,17 +102,33 @@ def positive(text: str) -> int:
     return number
 
 
-def add_model(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--model", type=Path, required=True, metavar="DIR", help="Hugging Face, converted or run directory"
-    )
+def natural(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise ArgumentTypeError(f"{number}: must not be negative")
+    return number
 
 
-def add_records(parser: ArgumentParser, what: str = "JSON list or JSON lines") -> None:
+def byte_size(text: str) -> int:
+    """Bytes of '5GB', '500MB' and the like (powers of ten, as Hugging Face counts)."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B", text.strip(), re.IGNORECASE)
+    size = int(float(match[1]) * 1000 ** " KMGT".index(match[2].upper() or " ")) if match else 0
+    if size < 1:
+        raise ArgumentTypeError(f"{text!r} is not a size such as 5GB or 500MB")
+    return size
+
+
+def add_model(parser: ArgumentParser, *other_names: str) -> None:
+    what = "Hugging Face, converted or run directory"
+    parser.add_argument("--model", *other_names, type=Path, required=True, metavar="DIR", help=what)
+
+
+def add_records(
+    parser: ArgumentParser, what: str = "JSON list or JSON lines", *, media_required: bool = True
+) -> None:
+    root = "what the records' paths are relative to"
     parser.add_argument("--records", type=Path, required=True, metavar="FILE", help=what)
-    parser.add_argument(
-        "--media-root", type=Path, required=True, metavar="DIR", help="what the records' paths are relative to"
-    )
+    parser.add_argument("--media-root", type=Path, required=media_required, metavar="DIR", help=root)
 
 
 def check_media_root(path: Path) -> None:

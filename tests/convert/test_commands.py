@@ -38,7 +38,7 @@ def fails(capsys, tmp_path):
         assert main([str(argument) for argument in arguments]) == code
         errors = [line for line in capsys.readouterr().err.splitlines() if "%" not in line]  # no progress
         assert len(errors) == 1
-        assert errors[0].startswith("error: ")
+        assert errors[0].startswith(f"{main.__module__}: ")
         for word in words:
             assert word in errors[0]
         assert sorted(tmp_path.rglob("*")) == before
@@ -150,7 +150,7 @@ def test_full_disk(fails, published, tmp_path, monkeypatch, error):
 
 def test_interrupted(fails, published, tmp_path, monkeypatch):
     monkeypatch.setattr(HFDirectory, "read", after(60, HFDirectory.read, KeyboardInterrupt()))
-    fails(hf_to_flax, ["--hf", published(), "--out", tmp_path / "out"], 1, "interrupted")
+    fails(hf_to_flax, ["--hf", published(), "--out", tmp_path / "out"], 130, "interrupted")
 
 
 def test_place_without_permission_or_space(fails, published, tmp_path, monkeypatch):

@@ -1,12 +1,19 @@
 """The command shows a record as training will see it."""
 
 import importlib.util
+import itertools
 import json
 from pathlib import Path
 
 import pytest
+from tiny_world import BUCKETS, encoder_of, layout_of
 
+from vr1_jax.data.media import MediaReader
+from vr1_jax.data.pipeline import Batching, Pipeline
+from vr1_jax.data.record_file import RecordFile
+from vr1_jax.data.sources import Source
 from vr1_jax.data.synthetic import World, write_world
+from vr1_jax.data.tokenizer import load_tokenizer
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "inspect_record.py"
 
@@ -59,6 +66,28 @@ def test_a_record_of_the_world(command, world, capsys, data_type, visual):
     printed = capsys.readouterr().out
     assert f"'<|{data_type}_pad|>'  x {visual}\n" in printed
     assert "You are a helpful assistant<|im_end|>" in printed
+
+
+@pytest.mark.parametrize("stage", ["sft", "rl"])
+def test_it_shows_what_training_reads(command, world, capsys, stage):
+    """Token by token what the data pipeline puts into a batch."""
+    tokenizer = load_tokenizer(world / "tiny")
+    supervised, longest = ("answer", 64) if stage == "sft" else (None, None)
+    batching = Batching(rows=1, buckets=BUCKETS, answer_tokens=longest)
+    source = Source(RecordFile(world / "train.json"), world / "media")
+    encoder = encoder_of(tokenizer, supervised=supervised)
+    with MediaReader() as media:
+        pipeline = Pipeline([source], encoder, layout_of(tokenizer), media, batching)
+        with pipeline.batches() as batches:
+            for batch in itertools.islice(batches, pipeline.steps_per_epoch):
+                more = ("--stage", stage, "--image-pixels", str(56 * 56), "--json")
+                assert command(arguments(world, batch.rows[0]["index"], *more)) == 0
+                report = json.loads(capsys.readouterr().out)
+                tokens = batch.ordered["tokens"][batch.ordered["mask"]].tolist()
+                assert (batch.answers is None) == (stage == "rl")
+                if batch.answers is not None:
+                    tokens += batch.answers["tokens"][batch.answers["mask"]].tolist()
+                assert report["tokens"] == tokens
 
 
 def test_mistakes_are_one_line(command, world, tmp_path, capsys):
