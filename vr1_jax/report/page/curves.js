@@ -29,7 +29,7 @@ function chartGroups() {
       },
       {
         title: "Held-out accuracy",
-        note: "Greedy answers; bars are one standard error."
+        note: "Bars are one standard error."
           + (before === undefined ? "" : " The line is the model that the run started from, all kinds."),
         marks: before === undefined ? [] : [before],
         series: [
