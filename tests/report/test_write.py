@@ -74,12 +74,15 @@ def test_damaged_rollouts_are_named_and_left_out(rl_run, tmp_path):
     shutil.copytree(rl_run, run)
     files = sorted((run / "rollouts").iterdir())
     files[3].write_bytes(files[3].read_bytes()[:200])
+    damaged = bytearray(files[5].read_bytes())
+    damaged[60:200] = bytes(140)
+    files[5].write_bytes(damaged)
     content = json.loads(gzip.decompress(files[4].read_bytes()))
     del content["prompts"][0]["groups"][0]["tokens"]
     files[4].write_bytes(gzip.compress(json.dumps(content).encode()))
     (run / "environment.json").write_text("{")
     written = write_report(run, tmp_path / "report.html")
-    assert written.steps_shown == 10
+    assert written.steps_shown == 9
     assert sum("000003.0.0.json.gz cannot be read" in note for note in written.notes) == 1
     assert any("000004.0.0.json.gz cannot be read (KeyError: 'tokens')" in note for note in written.notes)
     assert any("environment.json" in note for note in written.notes)

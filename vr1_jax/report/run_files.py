@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import zlib
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,8 @@ from vr1_jax.training.metrics import METRICS_FILE, read_metrics
 from vr1_jax.training.rollouts import ROLLOUTS
 
 ENVIRONMENT = "environment.json"
+# What reading a file raises that was cut short, altered or written by another program.
+_DAMAGE = (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AttributeError)
 
 
 class ReportError(ValueError):
@@ -47,7 +50,7 @@ class Run:
                     content = json.load(file)
                 attempt = content["attempt"]
                 found += [_checked(prompt) | {"attempt": attempt} for prompt in content["prompts"]]
-            except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+            except _DAMAGE as error:
                 self.notes.append(f"{ROLLOUTS}/{path.name} cannot be read ({type(error).__name__}: {error})")
                 self.rollouts[step] = [other for other in self.rollouts[step] if other != path]
         return found
