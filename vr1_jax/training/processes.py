@@ -50,30 +50,24 @@ def _scheduled() -> bool:
 @contextmanager
 def agreed() -> Iterator[None]:
     """Every process does the block, and then waits for the others; where one fails, all do, at once."""
-    failure = None
     try:
         yield
     except Exception as error:
-        failure = error
+        _failures(error)
         raise
-    finally:
-        if jax.process_count() > 1:
-            reasons = multihost_utils.process_allgather(_as_bytes(failure))
-            if failure is None:
-                _raise_first(reasons)
+    for process, reason in enumerate(_failures(None)):
+        if reason:
+            raise ProcessError(f"process {process}: {reason}")
 
 
-def _as_bytes(failure: Exception | None) -> np.ndarray:
-    """Of one length for all processes; zeros for none."""
-    text = b"" if failure is None else (str(failure) or type(failure).__name__).encode()[:_REASON_BYTES]
-    return np.frombuffer(text.ljust(_REASON_BYTES, b"\0"), np.uint8)
-
-
-def _raise_first(reasons: np.ndarray) -> None:
-    for process, reason in enumerate(reasons):
-        if reason.any():
-            text = reason.tobytes().rstrip(b"\0").decode(errors="replace")
-            raise ProcessError(f"process {process}: {text}")
+def _failures(own: Exception | None) -> list[str]:
+    """Of every process, what failed there; empty for nothing."""
+    if jax.process_count() == 1:
+        return []
+    text = b"" if own is None else (str(own) or type(own).__name__).encode()[:_REASON_BYTES]
+    row = np.frombuffer(text.ljust(_REASON_BYTES, b"\0"), np.uint8)  # of one length for all
+    rows = multihost_utils.process_allgather(row)
+    return [row.tobytes().rstrip(b"\0").decode(errors="replace") for row in rows]
 
 
 def end_if_several(status: int) -> None:
