@@ -34,7 +34,7 @@ def annotations(small_world, tmp_path_factory) -> Path:
     records += [dict(video), dict(video, path="./damaged.mp4"), dict(video, path="./missing.mp4"), dict(video)]
     records += [dict(images[0], data_type="text", path="") for _ in range(8)]
     for number, record in enumerate(records):
-        record |= {"problem_id": number, "problem": record["problem"] + " Look!" * (number % 3)}
+        record |= {"problem_id": number, "problem": record["problem"] + "!" * (number % 3)}
         if record["path"] == "./missing.mp4":
             record |= {"note": "half a pair: \ud800", "nan": float("nan")}  # JSON as Python writes it
         if number % 5 == 0:
