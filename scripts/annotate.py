@@ -11,6 +11,8 @@ cot.json.samples.jsonl (all answers). Stopped by anything at all, the same comma
 with the same file; with other rules, as --min-reward 0.8 --force, it judges the answers anew and samples nothing.
 A record that cannot be read is refused once, by name, and tried again if its line is taken out of the samples.
 
+Video-R1 drew one answer: --samples 1 --max-new-tokens 512 --prompt upstream --reward-rules upstream.
+
 --config names a Python file with get_config(), which returns an AnnotateConfig; other options override its fields.
 Exit code: 0 done, 1 failed or nothing kept, 2 wrong usage, 130 interrupted.
 """

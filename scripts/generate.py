@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 PROBLEM_TYPES = ("multiple choice", "numerical", "OCR", "free-form", "regression")
 TOKENS_PER_PIECE = 4
+MOST_ANSWERS, MOST_TOKENS = 1024, 32_768
 
 
 def messages(chosen: argparse.Namespace, kind: str) -> list[dict]:
@@ -178,6 +179,11 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     chosen = parser.parse_args(arguments)
     if chosen.greedy and (chosen.temperature is not None or chosen.top_p is not None):
         parser.error("--greedy takes the most likely token; it excludes --temperature and --top-p")
+    for name, most in (("n", MOST_ANSWERS), ("max_new_tokens", MOST_TOKENS)):
+        if (value := getattr(chosen, name)) > most:
+            parser.error(
+                f"--{name.replace('_', '-')} is {value}; all is drawn at once, so it must be at most {most}"
+            )
     if not 0 <= chosen.seed < 2**63:
         parser.error(f"--seed is {chosen.seed}; it must be at least 0 and below 2^63")
     if (chosen.problem_type == "multiple choice") != bool(chosen.options):

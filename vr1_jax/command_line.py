@@ -166,18 +166,22 @@ def clip_budget(frames: int | None) -> "FrameBudget":
     from vr1_jax.data.frames import TRAINING_BUDGET
     from vr1_jax.evaluation.prompting import frame_budget
 
-    try:
-        return frame_budget(frames, TRAINING_BUDGET)
-    except ValueError as error:
-        raise UsageError(f"--frames: {error}") from None
+    _check_frames(frames)
+    return frame_budget(frames, TRAINING_BUDGET)
 
 
 def training_budgets(chosen: Namespace) -> "tuple[FrameBudget, ImageBudget]":
     from vr1_jax.data.frames import TRAINING_BUDGET, FrameBudget, ImageBudget
 
+    _check_frames(chosen.frames)
     fewest, pixels = min(TRAINING_BUDGET.min_frames, chosen.frames), chosen.frame_pixels
     try:
         frames = FrameBudget(min_frames=fewest, max_frames=chosen.frames, min_pixels=pixels, max_pixels=pixels)
         return frames, ImageBudget(max_pixels=chosen.image_pixels)
     except ValueError as error:
-        raise UsageError(f"--frames, --frame-pixels or --image-pixels: {error}") from None
+        raise UsageError(f"--frame-pixels or --image-pixels: {error}") from None
+
+
+def _check_frames(frames: int | None) -> None:
+    if frames is not None and frames < 2:
+        raise UsageError(f"--frames is {frames}; it must be at least 2")

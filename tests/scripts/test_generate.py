@@ -181,6 +181,8 @@ def test_wrong_usage(command, tiny_model, media, capsys):
         (["--seed", "-1"], "--seed"),
         (["--temperature", "nan"], "not a finite number"),
         (["--question", "\udcff"], "UTF-8"),
+        (["--n", "1000000000"], "at most 1024"),
+        (["--max-new-tokens", "1000000000"], "at most 32768"),
         (["--question", " "], "is empty"),
     ):
         with pytest.raises(SystemExit) as stop:

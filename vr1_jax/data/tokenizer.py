@@ -90,7 +90,7 @@ def load_tokenizer(directory: str | Path) -> ChatTokenizer:
     directory = Path(directory)
     if not (directory / "tokenizer.json").is_file():
         raise TokenizerError(f"{directory}: no tokenizer.json; --model and --tokenizer take a model directory")
-    for name in ("tokenizer.json", "tokenizer_config.json"):
+    for name in ("tokenizer.json", "tokenizer_config.json", "config.json", "generation_config.json"):
         _read_json(directory / name)  # transformers' own complaint does not name the file
     from transformers import AutoTokenizer
 
@@ -120,6 +120,9 @@ def load_tokenizer(directory: str | Path) -> ChatTokenizer:
 
 def _read_json(path: Path) -> dict:
     try:
-        return json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        content = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     except ValueError as error:
         raise TokenizerError(f"{path}: {error}") from None
+    if not isinstance(content, dict):
+        raise TokenizerError(f"{path}: is not a JSON object")
+    return content
