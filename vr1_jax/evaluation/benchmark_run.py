@@ -18,7 +18,7 @@ from vr1_jax.evaluation.answering import Asking, Clock, answer_questions, chunk_
 from vr1_jax.evaluation.batching import Batcher
 from vr1_jax.evaluation.benchmarks import recognise
 from vr1_jax.evaluation.chat_model import ChatModel, load_chat_model
-from vr1_jax.evaluation.journal import Journal, OtherSettings
+from vr1_jax.evaluation.journal import Journal, OtherSettings, flat
 from vr1_jax.evaluation.output import Progress, whole_file
 from vr1_jax.evaluation.questions import Questions
 from vr1_jax.evaluation.results import final_acc, result_of, summarize
@@ -140,7 +140,7 @@ def describe(evaluation: Evaluation, chat: ChatModel) -> dict[str, Any]:
 
 
 def _open_journal(evaluation: Evaluation, passport: dict[str, Any]) -> Journal:
-    settings = _flat({name: value for name, value in passport.items() if name != "rules"})
+    settings = flat({name: value for name, value in passport.items() if name != "rules"})
     settings = {name: value for name, value in settings.items() if name not in NAMES}
     path = journal_path(evaluation.out)
     try:
@@ -150,14 +150,6 @@ def _open_journal(evaluation: Evaluation, passport: dict[str, Any]) -> Journal:
             raise
     path.unlink()
     return Journal(path, settings)
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}: a setting that differs is then named by itself."""
-    flat = {}
-    for name, value in tree.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat
 
 
 def _asking(evaluation: Evaluation, chat: ChatModel) -> Asking:

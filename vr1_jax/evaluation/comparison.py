@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from vr1_jax.evaluation.journal import flat
 from vr1_jax.evaluation.results import SEED, clusters_of, error_of
 from vr1_jax.evaluation.statistics import cluster_means, exact_mcnemar
 
@@ -122,4 +123,5 @@ def _table(right: np.ndarray) -> dict[str, Any]:
 
 
 def _settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, list[Any]]:
+    a, b = flat(a), flat(b)
     return {name: [a.get(name), b.get(name)] for name in sorted({*a, *b}) if a.get(name) != b.get(name)}

@@ -51,7 +51,8 @@ def comparison_table(found: Mapping[str, Any], names: Sequence[str]) -> str:
     rows = [(name, *_cause(found["causes"][name])) for name in CAUSES if found["causes"][name]["samples"]]
     lines += _align([header, *rows])
     for name, (a, b) in found["settings"].items():
-        lines.append(f"{name}: {_short(a)} in A, {_short(b)} in B")
+        same_start = _short(a) == _short(b)
+        lines.append(f"{name}: {'differs far in' if same_start else f'{_short(a)} in A, {_short(b)} in B'}")
     return "\n".join(lines)
 
 
