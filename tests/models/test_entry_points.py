@@ -10,7 +10,7 @@ import pytest
 from reference_model import Case, batch, mixed_cases
 
 from vr1_jax.data.collate import Bucket
-from vr1_jax.models import attention, qwen25vl, text
+from vr1_jax.models import attention, causal_blocks, qwen25vl, text
 
 G, C = 3, 5
 TOLERANCE = 1e-4
@@ -122,7 +122,8 @@ def test_long_sequences_attend_in_blocks(monkeypatch):
         return jnp.where(mask[..., None, None], attention.causal(q, k, v, mask), 0)
 
     whole, whole_grad = run(q), jax.grad(lambda q: jnp.square(run(q)).sum())(q)
-    monkeypatch.setattr(attention, "_QUERY_BLOCK", 16)
+    monkeypatch.setattr(causal_blocks, "LARGEST", 16)
+    assert causal_blocks.bounds(37) == [0, 12, 24, 37]
     np.testing.assert_allclose(run(q), whole, atol=1e-6)
     np.testing.assert_allclose(jax.grad(lambda q: jnp.square(run(q)).sum())(q), whole_grad, atol=1e-6)
 

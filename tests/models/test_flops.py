@@ -37,11 +37,15 @@ def model():
     return qwen25vl.abstract_model(ONE_LAYER)
 
 
+def abstract_prompt(work):
+    return jax.eval_shape(
+        lambda: blank_prompt(work.prompts, slices=work.slices, patches=work.patches, tokens=work.tokens)
+    )
+
+
 @pytest.fixture(scope="module")
 def prompt():
-    return jax.eval_shape(
-        lambda: blank_prompt(WORK.prompts, slices=WORK.slices, patches=WORK.patches, tokens=WORK.tokens)
-    )
+    return abstract_prompt(WORK)
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +70,11 @@ def test_parameters_are_those_of_the_model(tied):
     assert counts.total == size(model)
 
 
-def test_reading_a_prompt(model, prompt):
-    expected = flops.see(ONE_LAYER.vision, WORK) + flops.prefill(ONE_LAYER, WORK)
-    assert counted_by_xla(qwen25vl.prefill, model, prompt) == pytest.approx(expected, rel=TOLERANCE)
+@pytest.mark.parametrize("tokens", [WORK.tokens, 1408], ids=["one block", "many blocks"])
+def test_reading_a_prompt(model, tokens):
+    work = dataclasses.replace(WORK, tokens=tokens)
+    expected = flops.see(ONE_LAYER.vision, work) + flops.prefill(ONE_LAYER, work)
+    assert counted_by_xla(qwen25vl.prefill, model, abstract_prompt(work)) == pytest.approx(expected, rel=TOLERANCE)
 
 
 def test_a_token_in_every_row(model):
@@ -76,9 +82,10 @@ def test_a_token_in_every_row(model):
 
     def step(model):
         config = model.config
-        shape = (1, WORK.prompts, WORK.tokens, config.text.kv_heads, config.text.head_dim)
-        keys, mask = jnp.zeros(shape), jnp.ones((WORK.prompts, WORK.tokens), bool)
-        caches = [PromptCache(keys, keys, mask, jnp.zeros(WORK.prompts, jnp.int32))] * 2
+        by_head, width = (1, WORK.prompts, config.text.kv_heads), config.text.head_dim
+        keys, values = jnp.zeros((*by_head, width, WORK.tokens)), jnp.zeros((*by_head, WORK.tokens, width))
+        mask = jnp.ones((WORK.prompts, WORK.tokens), bool)
+        caches = [PromptCache(keys, values, mask, jnp.zeros(WORK.prompts, jnp.int32))] * 2
         rows = WORK.group + WORK.shuffled_group
         cache = qwen25vl.empty_cache(config, WORK.prompts, rows, slots, jnp.float32)
         newest = jnp.zeros((WORK.prompts, rows), jnp.int32)

@@ -8,14 +8,15 @@
 A row with nothing to attend to (padding) gets an even mixture of whatever is there: finite, and never read.
 """
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-_MASKED = -1e30
+from vr1_jax.models import causal_blocks
 
-# Queries handled at once in `causal`: bounds the logits of a long prompt, [N, block, S] for each row.
-_QUERY_BLOCK = 1024
+_MASKED = -1e30
 
 
 def windowed(
@@ -37,22 +38,19 @@ def causal(
 ) -> Float[Array, "B S N H"]:
     """`mask` marks the keys that are real tokens."""
     length = q.shape[1]
-    keys = jnp.arange(length)
 
-    def attend(q_block, first):
-        queries = first + jnp.arange(q_block.shape[1])
-        visible = mask[:, None, :] & (keys <= queries[:, None])
+    def attend(q_block, k, v, mask):
+        queries = k.shape[1] - q_block.shape[1] + jnp.arange(q_block.shape[1])
+        visible = mask[:, None, :] & (jnp.arange(k.shape[1]) <= queries[:, None])
         logits = _dot("BSKnH,BTKH->BKnST", _scaled(_by_kv_head(q_block, k)), k)
         weights = jax.nn.softmax(jnp.where(visible[:, None, None], logits, _MASKED), axis=-1)
         return jnp.einsum("BKnST,BTKH->BSKnH", weights.astype(v.dtype), v).reshape(q_block.shape)
 
-    if length <= _QUERY_BLOCK:
-        return attend(q, 0)
-    padded = jnp.pad(q, ((0, 0), (0, -length % _QUERY_BLOCK), (0, 0), (0, 0)))
-    blocks = jnp.moveaxis(padded.reshape(q.shape[0], -1, _QUERY_BLOCK, *q.shape[2:]), 1, 0)
-    firsts = jnp.arange(len(blocks)) * _QUERY_BLOCK
-    out = jax.lax.map(lambda block: jax.checkpoint(attend)(*block), (blocks, firsts))
-    return jnp.moveaxis(out, 0, 1).reshape(padded.shape)[:, :length]
+    if length > causal_blocks.LARGEST:  # weights of all blocks together are too many to keep for the backward pass
+        attend = jax.checkpoint(attend)
+    blocks = itertools.pairwise(causal_blocks.bounds(length))
+    outs = [attend(q[:, first:end], k[:, :end], v[:, :end], mask[:, :end]) for first, end in blocks]
+    return jnp.concatenate(outs, axis=1)
 
 
 def grouped(
@@ -66,39 +64,54 @@ def grouped(
     """Completions are right-padded, so causality alone hides their padding."""
     length = q.shape[2]
     past = jnp.arange(length) <= jnp.arange(length)[:, None]
+    k, prompt_k = (jnp.moveaxis(x, -3, -1) for x in (k, prompt_k))
+    v, prompt_v = (jnp.swapaxes(x, -3, -2) for x in (v, prompt_v))
     return _attend_to_both(q, k, v, prompt_k, prompt_v, prompt_mask, past)
 
 
 def decode(
     q: Float[Array, "B G 1 N H"],
-    k: Float[Array, "B G S K H"],
-    v: Float[Array, "B G S K H"],
-    prompt_k: Float[Array, "B T K H"],
-    prompt_v: Float[Array, "B T K H"],
+    k: Float[Array, "B G K H S"],
+    v: Float[Array, "B G K S H"],
+    prompt_k: Float[Array, "B K H T"],
+    prompt_v: Float[Array, "B K T H"],
     prompt_mask: Bool[Array, "B T"],
     step: Int[Array, ""],
 ) -> Float[Array, "B G 1 N H"]:
     """`step` is the slot of the newest token; later slots of the cache are not written yet."""
-    past = (jnp.arange(k.shape[2]) <= step)[None, :]
+    past = (jnp.arange(k.shape[-1]) <= step)[None, :]
     return _attend_to_both(q, k, v, prompt_k, prompt_v, prompt_mask, past)
 
 
 def _attend_to_both(q, k, v, prompt_k, prompt_v, prompt_mask, past):
-    """One softmax over [prompt, own past] without concatenating either: the prompt is read once for G rows."""
-    q_by_kv = _scaled(_by_kv_head(q, k))
-    to_prompt = _dot("BGCKnH,BTKH->BKnGCT", q_by_kv, prompt_k)
-    to_own = _dot("BGCKnH,BGSKH->BKnGCS", q_by_kv, k)
+    """One softmax over [prompt, own past] without concatenating either: the prompt is read once for G rows.
+
+    Every product has its operands as they lie in memory, batch axes first: a transposed cache would be a copy.
+    """
+    by_kv_head = q.reshape(*q.shape[:-2], k.shape[-3], -1, q.shape[-1])
+    q_own = jnp.einsum("BGCKnH->BGKnCH", _scaled(by_kv_head))
+    to_prompt = _dot("BKnGCH,BKHT->BKnGCT", _of_prompt(q_own), prompt_k)
+    to_own = _dot("BGKnCH,BGKHS->BGKnCS", q_own, k)
     to_prompt = jnp.where(prompt_mask[:, None, None, None, None, :], to_prompt, _MASKED)
     to_own = jnp.where(past, to_own, _MASKED)
-    peak = jax.lax.stop_gradient(jnp.maximum(to_prompt.max(-1), to_own.max(-1)))[..., None]
-    to_prompt, to_own = jnp.exp(to_prompt - peak), jnp.exp(to_own - peak)
-    total = to_prompt.sum(-1) + to_own.sum(-1)
-    out = jnp.einsum(
-        "BKnGCT,BTKH->BGCKnH", to_prompt.astype(v.dtype), prompt_v, preferred_element_type=jnp.float32
+    peak = jax.lax.stop_gradient(jnp.maximum(_of_own(to_prompt.max(-1)), to_own.max(-1)))
+    to_prompt, to_own = jnp.exp(to_prompt - _of_prompt(peak)[..., None]), jnp.exp(to_own - peak[..., None])
+    total = _of_own(to_prompt.sum(-1)) + to_own.sum(-1)
+    out = jnp.einsum("BGKnCS,BGKSH->BGKnCH", to_own.astype(v.dtype), v, preferred_element_type=jnp.float32)
+    out += _of_own(
+        jnp.einsum("BKnGCT,BKTH->BKnGCH", to_prompt.astype(v.dtype), prompt_v, preferred_element_type=jnp.float32)
     )
-    out += jnp.einsum("BKnGCS,BGSKH->BGCKnH", to_own.astype(v.dtype), v, preferred_element_type=jnp.float32)
-    out /= jnp.einsum("BKnGC->BGCKn", total)[..., None]
+    out = jnp.einsum("BGKnCH->BGCKnH", out / total[..., None])
     return out.astype(v.dtype).reshape(q.shape)
+
+
+def _of_prompt(x):
+    """[B G K n C ...] -> [B K n G C ...]: the rows that share a prompt's keys, together."""
+    return jnp.moveaxis(x, 1, 3)
+
+
+def _of_own(x):
+    return jnp.moveaxis(x, 3, 1)
 
 
 def _by_kv_head(q, k):

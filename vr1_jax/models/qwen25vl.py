@@ -87,15 +87,17 @@ def prefill(model: Qwen25VL, prompt: Prompt) -> tuple[Float[Array, "B D"], Promp
     """The last hidden state, from which the first token is sampled, and what completions attend to."""
 
     def attend(q, k, v):
-        return attention.causal(q, k, v, prompt.mask), (k, v)
+        return attention.causal(q, k, v, prompt.mask), (jnp.moveaxis(k, 1, 3), jnp.swapaxes(v, 1, 2))
 
     hidden, (keys, values) = _decoder(model, embed_prompt(model, prompt), prompt.positions, attend)
     return hidden[:, -1], PromptCache(keys, values, prompt.mask, prompt.next_position)
 
 
 def empty_cache(config: ModelConfig, batch: int, rows: int, slots: int, dtype: DTypeLike) -> KVCache:
-    shape = (config.text.layers, batch, rows, slots, config.text.kv_heads, config.text.head_dim)
-    return KVCache(*(shard(jnp.zeros(shape, dtype), None, "batch", None, None, "kv_heads") for _ in range(2)))
+    text = config.text
+    by_head = (text.layers, batch, rows, text.kv_heads)
+    keys, values = (*by_head, text.head_dim, slots), (*by_head, slots, text.head_dim)
+    return KVCache(*(shard(jnp.zeros(x, dtype), None, "batch", None, "kv_heads") for x in (keys, values)))
 
 
 def decode(
@@ -124,8 +126,9 @@ def decode(
         layer, memories, index = inputs
 
         def attend(q, k, v):
-            q, k, v = (x[:, :, None] for x in (q, k, v))
-            new = KVCache(_write(cache.keys, k, index, step), _write(cache.values, v, index, step))
+            q, k, v = q[:, :, None], k[..., None], v[..., None, :]
+            keys = _write(cache.keys, k, (index, 0, 0, 0, 0, step))
+            new = KVCache(keys, _write(cache.values, v, (index, 0, 0, 0, step, 0)))
             by_group = [jnp.split(x, bounds, axis=1) for x in (q, new.keys[index], new.values[index])]
             outs = [
                 attention.decode(*qkv, *memory, prompt.mask, step)
@@ -162,5 +165,5 @@ def _take_apart(x, prompt_length: int, groups: int):
     return x[:, :prompt_length], rest.reshape(x.shape[0], groups, -1, *x.shape[2:])
 
 
-def _write(cache, new, layer, step):
-    return jax.lax.dynamic_update_slice(cache, new[None].astype(cache.dtype), (layer, 0, 0, step, 0, 0))
+def _write(cache, new, place):
+    return jax.lax.dynamic_update_slice(cache, new[None].astype(cache.dtype), place)

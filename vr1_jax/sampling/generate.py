@@ -194,9 +194,12 @@ def advance(
             return (state.step < jnp.minimum(last, slots)) & ~state.done.all()
 
         whole = state.cache
-        written = jax.tree.map(lambda x, slots=slots: x[:, :, :, :slots], whole)
+        written = KVCache(whole.keys[..., :slots], whole.values[..., :slots, :])
         state = jax.lax.while_loop(unfinished, body, dataclasses.replace(state, cache=written))
-        cache = jax.tree.map(lambda x, new, slots=slots: x.at[:, :, :, :slots].set(new), whole, state.cache)
+        cache = KVCache(
+            whole.keys.at[..., :slots].set(state.cache.keys),
+            whole.values.at[..., :slots, :].set(state.cache.values),
+        )
         state = dataclasses.replace(state, cache=cache)
     return state
 
