@@ -12,17 +12,26 @@ import sys
 import time
 from pathlib import Path
 
+from vr1_jax import command_line
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = command_line.Parser(__doc__.split("\n\n")[0])
     parser.add_argument("--out", type=Path, help="directory to create (default: runs/demo)")
-    parser.add_argument("--seed", type=int, default=0, help="of the world, the weights and the sampling")
-    parser.add_argument("--sft-steps", type=int, help="fewer for a quick look")
-    parser.add_argument("--rl-steps", type=int)
+    parser.add_argument(
+        "--seed", type=command_line.natural, default=0, help="of the world, the weights and the sampling"
+    )
+    parser.add_argument("--sft-steps", type=command_line.positive, help="fewer for a quick look")
+    parser.add_argument("--rl-steps", type=command_line.positive)
     parser.add_argument("--force", action="store_true", help="replace the directory if it exists")
     chosen = parser.parse_args(arguments)
+    interrupted = "begin again with --force"
+    return command_line.run("demo", lambda: make(chosen), out=chosen.out, interrupted=interrupted)
+
+
+def make(chosen: argparse.Namespace) -> int:
     logging.basicConfig(format="%(message)s")  # other packages: warnings only
     logging.getLogger("vr1_jax").setLevel(logging.INFO)
 
@@ -32,11 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
     out = chosen.out or REPOSITORY / demo.RUNS
     if out.exists():
         if not chosen.force:
-            print(f"demo: {out} exists; --force replaces it", file=sys.stderr)
-            return 2
+            raise command_line.UsageError(f"{out} exists; --force replaces it")
         if not (out / "world").is_dir():
-            print(f"demo: {out} is not an earlier demo; nothing was removed", file=sys.stderr)
-            return 2
+            raise command_line.UsageError(f"{out} is not an earlier demo; nothing was removed")
         shutil.rmtree(out)
     if importlib.util.find_spec("matplotlib") is None:
         print("demo: the curves need matplotlib: pip install -e '.[demo]'", file=sys.stderr)

@@ -34,16 +34,18 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s")  # other packages: warnings only
     logging.getLogger("vr1_jax").setLevel(logging.INFO)
 
-    from vr1_jax.config import ConfigError, load_config
-    from vr1_jax.training import processes
-    from vr1_jax.training.errors import ANTICIPATED, MISCONFIGURED
-
     try:
-        config = load_config(chosen.config, [*overrides, *(["--help"] if chosen.help else [])])
+        from vr1_jax.config import ConfigError, load_config
+        from vr1_jax.training import processes
+        from vr1_jax.training.errors import ANTICIPATED, MISCONFIGURED
         from vr1_jax.training.loop import train
 
+        config = load_config(chosen.config, [*overrides, *(["--help"] if chosen.help else [])])
         processes.join(*by_hand)
         train(config)
+    except KeyboardInterrupt:  # before the loop, which stops by itself after a step
+        print("train: interrupted", file=sys.stderr)
+        return 130
     except (ConfigError, *MISCONFIGURED) as error:
         print(f"train: {error}", file=sys.stderr)
         return 2

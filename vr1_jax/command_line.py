@@ -51,6 +51,8 @@ def _fail(name: str, message: str, code: int) -> int:
 def _describe(error: Exception, out: Path | None) -> str:
     if _no_space(error):
         return f"{getattr(error, 'filename', None) or out or 'output'}: the disk is full; nothing was kept"
+    if isinstance(error, FileExistsError):  # of mkdir, which is content with a directory
+        return f"{error.filename}: is in the way, for it is not a directory"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or out or 'output'}: {error.strerror}"
     return str(error)
