@@ -109,6 +109,8 @@ def test_settings_that_make_no_sense_are_refused_by_name(wrong):
         OptimizerConfig(**wrong)
 
 
+# The code need not be fast: compiling is what takes time here.
+QUICKLY = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 SMALL = dataclasses.replace(CONFIG, learning_rate=3e-3, total_steps=60, warmup_steps=0, weight_decay=0.0)
 
 
@@ -124,12 +126,22 @@ def lesson():
     return Supervised(prompt, tokens, jnp.ones(tokens.shape, bool), None)
 
 
+def random_model():
+    """Made by numpy: jax would compile a program for each parameter."""
+    rng = np.random.default_rng(0)
+
+    def fill(path, leaf):
+        values = rng.normal(size=leaf.shape) * 0.02
+        return jnp.asarray(values + ("norm" in jax.tree_util.keystr(path)), leaf.dtype)
+
+    return jax.tree.map_with_path(fill, qwen25vl.abstract_model(tiny_config()))
+
+
 def learn(optimizer, lesson, steps):
-    """State and losses after some steps. The code need not be fast: compiling is what takes time here."""
-    quickly = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-    state, losses = init_state(qwen25vl.Qwen25VL(tiny_config(), jax.random.key(0)), optimizer), []
+    """State and losses after some steps."""
+    state, losses = init_state(random_model(), optimizer), []
     lowered = sft_step.lower(state, lesson, optimizer=optimizer, compute_dtype="float32")
-    step = lowered.compile(compiler_options=quickly)
+    step = lowered.compile(compiler_options=QUICKLY)
     for _ in range(steps):
         state, metrics = step(state, lesson)
         losses.append(float(metrics["loss"]))
@@ -140,7 +152,7 @@ KINDS = {
     "float32": {},
     "int8": {"moments": "int8"},
     "factored": {"moments": "factored"},
-    "frozen": {"moments": "int8", "freeze_vision": True},
+    "frozen": {"freeze_vision": True},
 }
 
 
@@ -162,7 +174,7 @@ def bytes_of(tree):
 
 
 def test_bytes_of_moments(learned):
-    """Rows of a tiny model are short, and most of its arrays too small to factor; a 7B model has neither excuse."""
+    """Rows of a tiny model are short, most of its arrays too small to factor; a 7B model has neither excuse."""
     parameters = bytes_of(learned["float32"][0].model) / 4
     assert bytes_of(learned["float32"][0].opt_state) == pytest.approx(8 * parameters, rel=0.001)
     assert bytes_of(learned["int8"][0].opt_state) < 2.3 * parameters
@@ -177,31 +189,35 @@ def test_bytes_of_moments(learned):
 def test_small_moments_on_eight_devices_are_those_of_one(kind):
     """Rounded by the same chances: updates are equal but where a sum's last bit decides."""
     optimizer = make_optimizer(dataclasses.replace(SMALL, moments=kind))
-    model = qwen25vl.Qwen25VL(tiny_config(), jax.random.key(0))
+    some = ("text.embed", "text.norm", "text.layers.key", "text.layers.out", "text.layers.down")
+    model = jax.tree.map_with_path(
+        lambda path, x: x if any(name in jax.tree_util.keystr(path) for name in some) else None, random_model()
+    )
     gradients = [jax.tree.map(lambda p, n=n: jnp.sin(p * 100 * (n + 1)), model) for n in range(3)]
 
-    def updates(gradients):
-        state, all_updates = optimizer.init(gradients[0]), []
+    def updates(step, state, gradients):
+        all_updates = []
         for gradient in gradients:
-            update, state = optimizer.update(gradient, state, gradient)
+            update, state = step(gradient, state, gradient)
             all_updates.append(update)
         return all_updates, state
 
-    expected, _ = jax.jit(updates)(gradients)
+    start = optimizer.init(model)
+    expected, _ = updates(jax.jit(optimizer.update, compiler_options=QUICKLY), start, gradients)
     mesh = make_mesh(2, 2, 2)
-    with jax.set_mesh(mesh):
-        placed = [reshard(gradient, TRAIN_RULES, mesh) for gradient in gradients]
-        where = shardings(jax.eval_shape(optimizer.init, model), TRAIN_RULES, mesh)
-        got, state = jax.jit(updates, out_shardings=(None, where))(placed)
+    where = shardings(start, TRAIN_RULES, mesh)
+    step = jax.jit(optimizer.update, out_shardings=(None, where), compiler_options=QUICKLY)
+    placed = [reshard(gradient, TRAIN_RULES, mesh) for gradient in gradients]
+    got, state = updates(step, jax.device_put(start, where), placed)
     ours, theirs = (np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)]) for tree in (got, expected))
     assert (np.abs(ours - theirs) > 1e-6).mean() < 1e-4
-    assert sum(not x.is_fully_replicated for x in jax.tree.leaves(state)) > 10
+    assert sum(not x.is_fully_replicated for x in jax.tree.leaves(state)) >= 6
 
 
 def test_frozen_vision_neither_moves_nor_costs(learned):
     state, losses = learned["frozen"]
     assert losses[-1] < 0.3 * losses[0]
-    start = qwen25vl.Qwen25VL(tiny_config(), jax.random.key(0))
+    start = random_model()
     for before, after in zip(*(jax.tree.leaves(model.vision) for model in (start, state.model)), strict=True):
         np.testing.assert_array_equal(before, after)
     moved = zip(*(jax.tree.leaves(model.text) for model in (start, state.model)), strict=True)
@@ -226,6 +242,8 @@ def test_bytes_keep_means_and_relative_precision(dtype, error):
     values = 10.0 ** jax.random.uniform(jax.random.key(1), (64,), minval=-4, maxval=0)
     values = values.at[0].set(0.0)
     values = values if dtype == jnp.uint8 else values * jnp.where(jnp.arange(64) % 2, 1, -1)
-    draws = jax.vmap(lambda key: decode(encode(values, dtype, key)))(jax.random.split(jax.random.key(2), 4000))
+    draws = jax.vmap(lambda chance: decode(encode(values, dtype, chance)))(
+        jax.random.uniform(jax.random.key(2), (4000, 64))
+    )
     np.testing.assert_allclose(draws, jnp.broadcast_to(values, draws.shape), rtol=error)
     np.testing.assert_allclose(draws.mean(0), values, rtol=0.004)
