@@ -2,9 +2,9 @@
 
     python scripts/peers/compare.py --side 252 --repeats 7
 
-Each program runs in a process of its own, on the same two cores, and they take turns, one step each. Before that all
-compute loss and gradient of the same given answers, which must agree. A turn in which something else ran
-on the cores is dropped. A table comes first; the last line is one JSON object with everything.
+Each program runs in a process of its own, on the same two cores, and they take turns, one step each. Before
+that all compute loss and gradient of the same given answers, which must agree. A turn in which something else
+ran on the cores is dropped. A table comes first; the last line is one JSON object with everything.
 
     ours                      the program as it trains
     upstream                  as Video-R1's trainer does it: prompt and video repeated for each of the G answers
@@ -56,7 +56,6 @@ class Program:
             stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, **threads},
-            preexec_fn=lambda: os.sched_setaffinity(0, cores),
         )
 
     def ask(self, command: str) -> dict[str, Any]:
@@ -169,6 +168,7 @@ def main() -> None:
     if chosen.side < 28 or chosen.side % 28:
         parser.error("--side must be a multiple of 28")
     cores = sorted(os.sched_getaffinity(0))[:CORES]
+    os.sched_setaffinity(0, cores)  # which the programs inherit
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         result: dict[str, Any] = {"work": prepare(directory, chosen.side, chosen.new_tokens)}

@@ -1,7 +1,7 @@
 """Video-R1's step in plain transformers and torch, as upstream's trainer does it, and lean.
 
-upstream   generate G answers, then G/2 with shuffled frames; log-probs of prompt and answer, repeated G times, with
-           logits of every position; the vision tower runs for every copy
+upstream   generate G answers, then G/2 with shuffled frames; log-probs of prompt and answer, repeated G times,
+           with logits of every position; the vision tower runs for every copy
 lean       the vision tower runs once for each order of frames; logits of answers only
 
 Run by compare.py: DIRECTORY holds both models and inputs.npz.
