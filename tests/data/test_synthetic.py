@@ -36,7 +36,7 @@ def samples(world, split="train"):
 
 
 def task_name(sample):
-    return sample.data_source.removeprefix("built-in/")
+    return sample.data_source.split("/")[1]
 
 
 def decode(path) -> np.ndarray:
