@@ -4,18 +4,24 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted. N
 is needed, so that `--help` answers at once.
 """
 
+import contextlib
 import os
 import re
+import signal
 import sys
+import threading
+import traceback
 from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from vr1_jax.data.frames import FrameBudget, ImageBudget
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+IMPORT_SYSTEM = "<frozen importlib._bootstrap>"
 
 
 class UsageError(ValueError):
@@ -28,8 +34,9 @@ def run(name: str, work: Callable[[], int | None], *, out: Path | None = None, i
     `out` is named when the system cannot write and does not say where; `interrupted` says what Ctrl-C leaves.
     """
     try:
-        code = work() or 0
-        sys.stdout.flush()  # here, and not when Python ends: an error would be lost
+        with _patient_ctrl_c():
+            code = work() or 0
+            sys.stdout.flush()  # here, and not when Python ends: an error would be lost
     except KeyboardInterrupt:
         return _fail(name, "; ".join(filter(None, ("interrupted", interrupted))), INTERRUPTED)
     except BrokenPipeError:  # whoever read our output has seen enough
@@ -41,6 +48,28 @@ def run(name: str, work: Callable[[], int | None], *, out: Path | None = None, i
             raise
         return _fail(name, _describe(error, out), 2 if isinstance(error, misused) else 1)
     return code
+
+
+@contextlib.contextmanager
+def _patient_ctrl_c() -> Iterator[None]:
+    """Ctrl-C waits for imports to end: some native modules crash when interrupted there, and others swallow it."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        files = (each.f_code.co_filename for each, _ in traceback.walk_stack(frame))
+        if IMPORT_SYSTEM in files:
+            threading.Timer(0.1, os.kill, (os.getpid(), number)).start()
+        else:
+            signal.default_int_handler(number, frame)
+
+    usual = signal.getsignal(signal.SIGINT)
+    if usual is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
 
 
 def _fail(name: str, message: str, code: int) -> int:
