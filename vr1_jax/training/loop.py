@@ -25,7 +25,7 @@ from vr1_jax.training import heldout, processes, setup
 from vr1_jax.training.metrics import MetricsLog, Phases, host_memory_gb, progress_line
 from vr1_jax.training.rollouts import write_rollouts
 from vr1_jax.training.speed import padding, speed
-from vr1_jax.training.steps import cast, grpo_step, score_batch, sft_step
+from vr1_jax.training.steps import cast, grpo_step, score_batch, sft_step, split_off
 from vr1_jax.training.stopping import stop_on_signal
 from vr1_jax.types import Completion, Experience, Prompt, Supervised, TrainState
 
@@ -258,7 +258,7 @@ def _silence(completion: Completion, has_signal: jax.Array) -> Completion:
 def _minibatches(experience: Experience, config: TrainConfig) -> list[Experience]:
     """Row i belongs to minibatch i mod n, for the reason that `steps` gives; passes go over all of them."""
     n = config.updates_per_batch
-    parts = [jax.tree.map(lambda x, i=i: x[i::n], experience) for i in range(n)] if n > 1 else [experience]
+    parts = split_off(experience, n) if n > 1 else [experience]
     return parts * config.epochs_per_batch
 
 

@@ -18,7 +18,7 @@ from vr1_jax.models.qwen25vl import Qwen25VL
 from vr1_jax.rl.advantages import GRPOConfig
 from vr1_jax.rl.logprobs import TokenScores, score_completions, score_tokens
 from vr1_jax.rl.loss import loss_denominator, policy_loss
-from vr1_jax.sharding import TRAIN_RULES, constrain
+from vr1_jax.sharding import TRAIN_RULES, constrain, shard
 from vr1_jax.training.optimizer import OptimizerConfig, make_optimizer, trained, with_frozen
 from vr1_jax.types import Experience, Prompt, Supervised, TrainState
 
@@ -173,6 +173,12 @@ def _combine(name: str, values: Float[Array, " n"], tokens: Float[Array, " n"]) 
 def split_rows(tree: Any, microbatches: int) -> Any:
     """[B, ...] -> [n, B/n, ...], row i to microbatch i mod n."""
     return jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, microbatches, *x.shape[1:]), 0, 1), tree)
+
+
+@functools.partial(jax.jit, static_argnames="parts")
+def split_off(batch: Any, parts: int) -> list[Any]:
+    """Minibatches, row i in that of number i mod n. Compiled: plain slicing leaves them whole on each device."""
+    return [jax.tree.map(lambda x, n=n: shard(x[n::parts], "batch"), batch) for n in range(parts)]
 
 
 def join_rows(tree: Any) -> Any:
