@@ -32,8 +32,7 @@ FIELDS = (*SHAPES, "microbatches", "tensor", "rollout_tensor", "dtype")
 
 def run(chosen: argparse.Namespace) -> dict[str, Any]:
     """Measures, prints the table, and gives everything for the last line."""
-    config = _config(chosen.config) if chosen.config else None
-    setting = of_config(config, chosen.kind) if config else SETTINGS[chosen.size or "tiny"]
+    config, setting = _of_config(chosen) if chosen.config else (None, SETTINGS[chosen.size or "tiny"])
     setting = changed(setting, {name: value for name in FIELDS if (value := getattr(chosen, name)) is not None})
     _check(setting)
     result = {"benchmark": chosen.what, **describe(), "setting": dataclasses.asdict(setting)}
@@ -60,11 +59,12 @@ def run(chosen: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def _config(path: Path) -> "TrainConfig":
+def _of_config(chosen: argparse.Namespace) -> "tuple[TrainConfig, Setting]":
     from vr1_jax.config import ConfigError, load_config
 
     try:
-        return load_config(path)
+        config = load_config(chosen.config)
+        return config, of_config(config, chosen.kind)
     except ConfigError as error:
         raise InputError(str(error)) from None
 
@@ -99,12 +99,13 @@ def _rates(setting: Setting, timings: phases.Timings) -> dict[str, float]:
 def _load(chosen: argparse.Namespace, config: "TrainConfig | None", setting: Setting):
     from vr1_jax.benchmark.host import measure_load
     from vr1_jax.benchmark.random_model import write_random_model
+    from vr1_jax.weights.errors import CheckpointError
 
-    model = chosen.model or (config and Path(config.model))
-    if model:
-        if not model.is_dir():
-            raise InputError(f"--model {model}: no such directory")
-        return measure_load(model, setting, chosen.repeats)
+    if model := chosen.model or (config and Path(config.model)):
+        try:
+            return measure_load(model, setting, chosen.repeats)
+        except CheckpointError as error:
+            raise InputError(str(error)) from None
     with tempfile.TemporaryDirectory() as scratch:
         model = Path(scratch) / "model"
         write_random_model(model, setting.model, np.dtype(setting.dtype))
