@@ -239,11 +239,12 @@ def _seconds(outline: Outline, kind: str, bucket: Bucket, target: Target, shares
 
 def report(plan: Plan, config: TrainConfig, model: ModelConfig, source: str, target: Target) -> Iterable[str]:
     """The plan as lines to read."""
-    mesh, parts, memory = config.mesh, plan.parts, plan.memory
+    meshes, parts, memory = setup.make_meshes(config), plan.parts, plan.memory
     count = flops.count_parameters(model).total
     size = f"{count / 1e9:.3g} billion parameters" if count > 1e9 else f"{count / 1e6:.3g} million parameters"
     yield f"{config.stage} of {size} ({source}) on {target.count} x {target.device.name}"
-    yield f"mesh: data {mesh.data}, fsdp {mesh.fsdp}, tensor {mesh.tensor}; sampling: tensor {mesh.rollout_tensor}"
+    axes = ", ".join(f"{name} {size}" for name, size in meshes.train.shape.items())
+    yield f"mesh: {axes}; sampling: tensor {meshes.rollout.shape['tensor']}"
     yield ""
     unit, name = (1e9, "GB") if plan.peak.together > 1e9 else (1e6, "MB")
     yield f"{name} on each device"
