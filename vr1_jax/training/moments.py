@@ -21,6 +21,8 @@ import optax
 _OCTAVES = 16
 _CODES = {jnp.dtype("uint8"): 255, jnp.dtype("int8"): 127}
 
+_MOST_LAYERS = 1000  # room for the numbers of an array's layers
+
 # Of factored: smaller arrays are kept whole, and an update is scaled down to this root mean square (Adafactor).
 _SMALL = 2**14
 _LARGEST_UPDATE = 1.0
@@ -57,24 +59,36 @@ def scale_by_int8_adam(b1: float, b2: float, eps: float) -> optax.GradientTransf
     def update(gradients, state, params=None):
         del params
         count = state.count + 1
-        leaves, structure = jax.tree.flatten(gradients)
+        nodes, structure = jax.tree.flatten_with_path(gradients)
         stored = [jax.tree.leaves(part) for part in (*state.first, *state.second)]
-        updates, parts = [], []
-        for number, (gradient, *old) in enumerate(zip(leaves, *stored, strict=True)):
-            chances = (_chance(gradient.shape, count, 2 * number + n) for n in range(2))
+
+        def of_part(gradient, *old, number):
+            """Of an array, or of one of its layers: what takes the place of each argument."""
+            chances = (_chance(gradient.shape, count, number, of_second) for of_second in (0, 1))
             first = b1 * decode(Bytes(*old[:2])) + (1 - b1) * gradient
-            second = b2 * decode(Bytes(*old[2:])) ** 2 + (1 - b2) * gradient**2
-            root = jnp.sqrt(second)
-            corrected = root / jnp.sqrt(1 - b2**count)
-            updates.append(first / (1 - b1**count) / (corrected + eps))
-            parts.append((*encode(first, jnp.int8, next(chances)), *encode(root, jnp.uint8, next(chances))))
-        codes, scales, root_codes, root_scales = (
-            jax.tree.unflatten(structure, part) for part in zip(*parts, strict=True)
-        )
-        state = Int8State(count, Bytes(codes, scales), Bytes(root_codes, root_scales))
-        return jax.tree.unflatten(structure, updates), state
+            root = jnp.sqrt(b2 * decode(Bytes(*old[2:])) ** 2 + (1 - b2) * gradient**2)
+            scaled = first / (1 - b1**count) / (root / jnp.sqrt(1 - b2**count) + eps)
+            return scaled, *encode(first, jnp.int8, next(chances)), *encode(root, jnp.uint8, next(chances))
+
+        parts = []
+        for number, ((path, gradient), *old) in enumerate(zip(nodes, *stored, strict=True)):
+            arrays, first = (gradient, *old), number * _MOST_LAYERS
+            stacked = _is_stacked(path)
+            parts.append(_layer_by_layer(of_part, arrays, first) if stacked else of_part(*arrays, number=first))
+        updates, *new = (jax.tree.unflatten(structure, leaves) for leaves in zip(*parts, strict=True))
+        return updates, Int8State(count, Bytes(*new[:2]), Bytes(*new[2:]))
 
     return optax.GradientTransformation(init, update)
+
+
+def _layer_by_layer(of_part, arrays: tuple[jax.Array, ...], number: int) -> tuple[jax.Array, ...]:
+    """In place: whole, decoded moments and updates would need more room than Adam's moments do."""
+
+    def body(layer, arrays):
+        new = of_part(*(x[layer] for x in arrays), number=number + layer)
+        return tuple(x.at[layer].set(part) for x, part in zip(arrays, new, strict=True))
+
+    return jax.lax.fori_loop(0, len(arrays[0]), body, arrays)
 
 
 def encode(values: jax.Array, dtype: Any, chance: jax.Array) -> Bytes:
@@ -89,7 +103,7 @@ def encode(values: jax.Array, dtype: Any, chance: jax.Array) -> Bytes:
     return Bytes(codes.astype(dtype), scale)
 
 
-def _chance(shape: tuple[int, ...], count: jax.Array, number: int) -> jax.Array:
+def _chance(shape: tuple[int, ...], count: jax.Array, number: jax.Array | int, stream: int) -> jax.Array:
     """Uniform in 0..1, of its own for each element, step and array, wherever the element lies.
 
     The finaliser of a hash does for rounding, and takes a tenth of the operations of jax.random.
@@ -97,7 +111,7 @@ def _chance(shape: tuple[int, ...], count: jax.Array, number: int) -> jax.Array:
     index = jnp.zeros(shape, jnp.uint32)
     for axis, size in enumerate(shape):
         index = index * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
-    seed = _mix(_mix(count.astype(jnp.uint32)) ^ jnp.uint32(number))
+    seed = _mix(_mix(count.astype(jnp.uint32)) ^ (2 * jnp.asarray(number, jnp.uint32) + jnp.uint32(stream)))
     return (_mix(index ^ seed) >> 8).astype(jnp.float32) / 2**24
 
 
