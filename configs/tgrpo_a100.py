@@ -13,7 +13,7 @@ questions of up to 380 tokens; scripts/choose_buckets.py finds tighter ones for 
 from vr1_jax.config import DataConfig, MeshConfig, RolloutConfig, TrainConfig
 from vr1_jax.data.collate import Bucket
 from vr1_jax.rl.advantages import GRPOConfig
-from vr1_jax.sampling.generate import SamplingConfig
+from vr1_jax.sampling.settings import SamplingConfig
 from vr1_jax.training.optimizer import OptimizerConfig
 
 STEPS = 1000

@@ -24,11 +24,13 @@ from vr1_jax import command_line
 
 
 def work(config: str | None, overrides: list[str]) -> None:
+    command_line.keep_compiled_programs()
     from vr1_jax.annotation.config import AnnotateConfig
-    from vr1_jax.annotation.run import annotate
-    from vr1_jax.config import parse_config
+    from vr1_jax.config_files import parse_config
 
     settings = parse_config(AnnotateConfig, config, overrides, prog="annotate", description=__doc__)
+    from vr1_jax.annotation.run import annotate
+
     command_line.check_media_root(settings.media_root)
     tally = annotate(settings)
     print(tally.table())

@@ -32,6 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def make(chosen: argparse.Namespace) -> int:
+    command_line.keep_compiled_programs()
     logging.basicConfig(format="%(message)s")  # other packages: warnings only
     logging.getLogger("vr1_jax").setLevel(logging.INFO)
 

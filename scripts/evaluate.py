@@ -8,7 +8,7 @@ records of that form. The output has their shape ("results" with output, predict
 and a passport: model hash, prompt, frames, decoding, versions. Stopped by anything at all, the same command goes
 on where it was and ends with the same file; answers wait beside it in F.answers.jsonl until then.
 A record that cannot be asked (a missing or broken video) counts as wrong and is listed.
-Exit code: 0 done, 1 failed, 2 wrong usage.
+Exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 """
 
 import argparse
@@ -17,6 +17,8 @@ import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from vr1_jax import command_line
 
 if TYPE_CHECKING:
     from vr1_jax.evaluation.benchmark_run import Evaluation
@@ -94,23 +96,32 @@ def evaluation_of(chosen: argparse.Namespace) -> "Evaluation":
     from vr1_jax.data.frames import EVALUATION_BUDGET
     from vr1_jax.evaluation.benchmark_run import Evaluation
     from vr1_jax.evaluation.prompting import cpu_count, frame_budget
-    from vr1_jax.sampling.generate import SamplingConfig
+    from vr1_jax.sampling.settings import SamplingConfig
 
     sampling = SamplingConfig(
         chosen.max_new_tokens, 0.0 if chosen.greedy else chosen.temperature, 1.0 if chosen.greedy else chosen.top_p
     )
+    try:
+        frames = frame_budget(chosen.frames, EVALUATION_BUDGET)
+    except ValueError as error:
+        raise command_line.UsageError(f"--frames: {error}") from None
     return Evaluation(
         **{name: getattr(chosen, name) for name in AS_CHOSEN},
-        frames=frame_budget(chosen.frames, EVALUATION_BUDGET),
+        frames=frames,
         sampling=sampling,
         workers=chosen.workers or min(16, cpu_count()),
     )
 
 
-def run(evaluation: "Evaluation") -> None:
+def work(chosen: argparse.Namespace) -> None:
+    command_line.keep_compiled_programs()
     from vr1_jax.evaluation.benchmark_run import check_media, evaluate, timing_path
+    from vr1_jax.evaluation.output import check_output
     from vr1_jax.evaluation.tables import result_table
 
+    command_line.check_media_root(chosen.media_root)
+    check_output(chosen.out, force=chosen.force, inputs=(chosen.annotations,))
+    evaluation = evaluation_of(chosen)
     if problems := check_media(evaluation):
         print(f"evaluate: records that cannot be asked and will count as wrong: {len(problems)}", file=sys.stderr)
         for problem in problems[:SHOWN_PROBLEMS]:
@@ -135,50 +146,9 @@ def compare_files(paths: list[Path], as_json: bool) -> None:
 def main(arguments: list[str] | None = None) -> int:
     chosen = parse_arguments(arguments)
     if chosen.compare is not None:
-        return guarded(lambda: compare_files(chosen.compare, chosen.json), chosen.compare[0])
-    from vr1_jax.evaluation.output import OutputExists, check_output
-    from vr1_jax.sampling.generate import SamplingError
-
-    if not chosen.media_root.is_dir():
-        return fail(f"{chosen.media_root}: no such directory; --media-root holds the records' media", 2)
-    try:
-        check_output(chosen.out, force=chosen.force, inputs=(chosen.annotations,))
-        evaluation = evaluation_of(chosen)
-    except (OutputExists, SamplingError) as error:
-        return fail(str(error), 2)
-    except ValueError as error:
-        return fail(f"--frames: {error}", 2)
-    return guarded(lambda: run(evaluation), chosen.out)
-
-
-def guarded(work, path: Path) -> int:
-    """Runs it; what a user can mend ends with one line."""
-    from vr1_jax.data.records import RecordError
-    from vr1_jax.data.tokenizer import TokenizerError
-    from vr1_jax.evaluation.benchmark_run import EvaluationError
-    from vr1_jax.evaluation.chat_model import CheckpointError, OutOfDeviceMemory
-    from vr1_jax.evaluation.comparison import ComparisonError
-    from vr1_jax.evaluation.journal import JournalError, OtherSettings
-    from vr1_jax.sharding import ShardingError
-
-    try:
-        work()
-    except (OtherSettings, ShardingError) as error:
-        return fail(str(error), 2)
-    except (RecordError, EvaluationError, CheckpointError, TokenizerError, ComparisonError, JournalError) as error:
-        return fail(str(error), 1)
-    except OutOfDeviceMemory as error:
-        return fail(f"{error}; or fewer --rows", 1)
-    except OSError as error:
-        return fail(f"{error.filename or path}: {error.strerror or error}", 1)
-    except KeyboardInterrupt:
-        return fail("interrupted; the same command goes on where it was", 1)
-    return 0
-
-
-def fail(message: str, code: int) -> int:
-    print(f"evaluate: {message}", file=sys.stderr)
-    return code
+        return command_line.run("evaluate", lambda: compare_files(chosen.compare, chosen.json))
+    interrupted = "the same command goes on where it was"
+    return command_line.run("evaluate", lambda: work(chosen), out=chosen.out, interrupted=interrupted)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from vr1_jax.evaluation.asking import Answer, Answers
     from vr1_jax.evaluation.chat_model import ChatModel
     from vr1_jax.evaluation.prompting import View
-    from vr1_jax.sampling.generate import SamplingConfig
+    from vr1_jax.sampling.settings import SamplingConfig
 
 PROBLEM_TYPES = ("multiple choice", "numerical", "OCR", "free-form", "regression")
 TOKENS_PER_PIECE = 4
@@ -62,6 +62,7 @@ def look(chosen: argparse.Namespace, kind: str, budget: "FrameBudget", chat: "Ch
 
 
 def ask(chosen: argparse.Namespace) -> None:
+    command_line.keep_compiled_programs()
     budget = command_line.clip_budget(chosen.frames)
     config = sampling_config(chosen)
     for path in (chosen.model, chosen.video, chosen.image):
@@ -208,7 +209,7 @@ def finite(argument: str) -> float:
 
 
 def sampling_config(chosen: argparse.Namespace) -> "SamplingConfig":
-    from vr1_jax.sampling.generate import SamplingConfig
+    from vr1_jax.sampling.settings import SamplingConfig
 
     given = {"temperature": 0.0 if chosen.greedy else chosen.temperature, "top_p": chosen.top_p}
     return SamplingConfig(chosen.max_new_tokens, **{name: x for name, x in given.items() if x is not None})

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from vr1_jax import command_line
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 ORDERED = ("blinks", "spelled_word")  # the world's tasks that need order, and hold the shortcut
 MEASURES = {
@@ -29,6 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--sft-steps", type=int, help="fewer for a quick look")
     parser.add_argument("--steps", type=int, help="of each arm")
     chosen = parser.parse_args(arguments)
+    command_line.keep_compiled_programs()
     logging.basicConfig(format="%(message)s")
 
     sys.path.insert(0, str(REPOSITORY / "configs"))

@@ -7,6 +7,8 @@ import argparse
 import logging
 import sys
 
+from vr1_jax import command_line
+
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
@@ -31,11 +33,13 @@ def main(arguments: list[str] | None = None) -> int:
     by_hand = (chosen.coordinator, chosen.processes, chosen.process)
     if None in by_hand and any(value is not None for value in by_hand):
         parser.error("--coordinator, --processes and --process go together")
+    command_line.keep_compiled_programs()
     logging.basicConfig(format="%(message)s")  # other packages: warnings only
     logging.getLogger("vr1_jax").setLevel(logging.INFO)
 
     try:
-        from vr1_jax.config import ConfigError, load_config
+        from vr1_jax.config import load_config
+        from vr1_jax.config_files import ConfigError
         from vr1_jax.training import processes
         from vr1_jax.training.errors import ANTICIPATED, MISCONFIGURED
         from vr1_jax.training.loop import train

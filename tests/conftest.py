@@ -1,6 +1,7 @@
 """Shared fixtures. Eight simulated CPU devices, set before jax starts."""
 
 import os
+import tempfile
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -8,6 +9,10 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_p
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
+
+# The commands keep what they compile; here for one session, and not among the user's files.
+COMPILED = tempfile.TemporaryDirectory(prefix="vr1_jax_compiled")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import jax.numpy as jnp
 import numpy as np
 
-from vr1_jax.config import DataConfig, TrainConfig, to_json
+from vr1_jax.config import DataConfig, TrainConfig
+from vr1_jax.config_files import to_json
 from vr1_jax.data.frames import FrameBudget, ImageBudget
 from vr1_jax.data.tokenizer import ChatTokenizer
 from vr1_jax.rl.advantages import GRPOConfig

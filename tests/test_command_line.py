@@ -11,7 +11,7 @@ import pytest
 
 from vr1_jax import command_line
 from vr1_jax.data.records import RecordError
-from vr1_jax.sampling.generate import SamplingError
+from vr1_jax.sampling.settings import SamplingError
 
 PROGRAM = """
 import sys

@@ -8,6 +8,7 @@ PACKAGE = ROOT / "vr1_jax"
 
 # Which of our packages each may import, besides itself.
 ALLOWED = {
+    "config_files": set(),
     "types": set(),
     "sharding": set(),
     "data": set(),

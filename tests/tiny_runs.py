@@ -8,7 +8,7 @@ from vr1_jax.config import DataConfig, MeshConfig, RolloutConfig, TrainConfig
 from vr1_jax.data.collate import Bucket
 from vr1_jax.data.frames import FrameBudget, ImageBudget
 from vr1_jax.data.synthetic import World, write_world
-from vr1_jax.sampling.generate import SamplingConfig
+from vr1_jax.sampling.settings import SamplingConfig
 from vr1_jax.training.checkpoint import CheckpointConfig
 from vr1_jax.training.optimizer import OptimizerConfig
 

@@ -50,6 +50,15 @@ def run(name: str, work: Callable[[], int | None], *, out: Path | None = None, i
     return code
 
 
+def keep_compiled_programs() -> None:
+    """What was compiled is found again by the next command on this machine. To be called before JAX is imported.
+
+    JAX's own variables move the cache or turn it off: JAX_COMPILATION_CACHE_DIR, JAX_ENABLE_COMPILATION_CACHE.
+    """
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(caches) / "vr1_jax/compiled"))
+
+
 @contextlib.contextmanager
 def _patient_ctrl_c() -> Iterator[None]:
     """Ctrl-C waits for imports to end: some native modules crash when interrupted there, and others swallow it."""
@@ -96,9 +105,11 @@ def _no_space(error: Exception) -> bool:
 def _anticipated() -> tuple[tuple[type[Exception], ...], tuple[type[Exception], ...]]:
     """Errors of wrong usage, and of work that fails for a reason outside of this program."""
     from vr1_jax.annotation.rules import AnnotationError, RuleError
-    from vr1_jax.config import ConfigError
+    from vr1_jax.config_files import ConfigError
     from vr1_jax.data.frames import MediaError
+    from vr1_jax.evaluation.benchmark_run import EvaluationError
     from vr1_jax.evaluation.chat_model import OutOfDeviceMemory
+    from vr1_jax.evaluation.comparison import ComparisonError
     from vr1_jax.evaluation.journal import JournalError, OtherSettings
     from vr1_jax.evaluation.output import OutputExists
     from vr1_jax.report.run_files import ReportError
@@ -106,7 +117,8 @@ def _anticipated() -> tuple[tuple[type[Exception], ...], tuple[type[Exception], 
     from vr1_jax.weights.errors import OutputError
 
     misused = (UsageError, ConfigError, OtherSettings, OutputExists, OutputError, RuleError, *MISCONFIGURED)
-    return misused, (AnnotationError, MediaError, OutOfDeviceMemory, JournalError, ReportError, *ANTICIPATED)
+    failed = (AnnotationError, ComparisonError, EvaluationError, JournalError, MediaError, OutOfDeviceMemory)
+    return misused, (*failed, ReportError, *ANTICIPATED)
 
 
 class Parser(ArgumentParser):

@@ -17,7 +17,7 @@ from vr1_jax.evaluation.batching import Batcher
 from vr1_jax.evaluation.journal import Journal
 from vr1_jax.evaluation.output import Progress
 from vr1_jax.evaluation.questions import Question, Questions
-from vr1_jax.sampling.generate import SamplingConfig
+from vr1_jax.sampling.settings import SamplingConfig
 
 CHUNK = 13
 

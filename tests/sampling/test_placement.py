@@ -10,8 +10,9 @@ from jax.sharding import PartitionSpec
 from reference_model import batch, mixed_cases
 
 from vr1_jax.data.collate import Bucket
-from vr1_jax.sampling.generate import Limits, Plan, SamplingConfig, generate, row_keys
+from vr1_jax.sampling.generate import Limits, Plan, generate, row_keys
 from vr1_jax.sampling.placement import rollout_params
+from vr1_jax.sampling.settings import SamplingConfig
 from vr1_jax.sharding import ROLLOUT_RULES, TRAIN_RULES, abstract, batch_sharding, make_mesh, reshard
 
 PLAN = Plan(groups=(2, 1), capacity=12, stop_tokens=tuple(range(0, 300, 10)), pad_token=299)

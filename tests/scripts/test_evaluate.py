@@ -140,7 +140,7 @@ def test_stopped_at_any_batch_it_ends_with_the_same_bytes(evaluate, whole, tmp_p
     monkeypatch.setattr(answering, "batch_answers", stopping)
     for batches in (1, 2, 1):
         allowed[0] = batches
-        _, error = evaluate(out, code=1)
+        _, error = evaluate(out, code=130)
         assert "goes on where it was" in error
         assert not out.exists()
         with journal_path(out).open("ab") as file:
@@ -185,7 +185,7 @@ def test_other_settings_do_not_mix(evaluate, whole, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(answering, "batch_answers", once)
-        evaluate(out, "--seed", 7, "--temperature", 0.5, code=1)
+        evaluate(out, "--seed", 7, "--temperature", 0.5, code=130)
     before = journal_path(out).read_bytes()
     _, error = evaluate(out, code=2)
     assert "seed 7, not 0" in error

@@ -20,7 +20,7 @@ from vr1_jax.evaluation.batching import Shape, Size
 from vr1_jax.evaluation.chat_model import ChatModel, load_chat_model
 from vr1_jax.evaluation.prompting import frame_budget
 from vr1_jax.evaluation.questions import Questions
-from vr1_jax.sampling.generate import SamplingConfig
+from vr1_jax.sampling.settings import SamplingConfig
 from vr1_jax.weights.conversion import hf_to_flax
 
 CONVERT = Path(__file__).resolve().parents[2] / "convert"

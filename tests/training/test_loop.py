@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny_runs import rl_config, sft_config, write_small_world
 
-from vr1_jax.config import ConfigError
+from vr1_jax.config_files import ConfigError
 from vr1_jax.data.collate import Bucket
 from vr1_jax.rl.advantages import GRPOConfig
 from vr1_jax.training.checkpoint import CheckpointConfig

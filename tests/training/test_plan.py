@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny_runs import rl_config, sft_config, write_small_world
 
-from vr1_jax.config import ConfigError
+from vr1_jax.config_files import ConfigError
 from vr1_jax.data.synthetic_model import tiny_config
 from vr1_jax.models.config import parse_hf_config
 from vr1_jax.models.flops import count_parameters

@@ -10,7 +10,7 @@ from vr1_jax.annotation.rules import KeepRules, RuleError
 from vr1_jax.data.frames import IMAGE_BUDGET, TRAINING_BUDGET, FrameBudget, ImageBudget
 from vr1_jax.data.layout import PositionRule
 from vr1_jax.data.prompts import Preset
-from vr1_jax.sampling.generate import SamplingConfig
+from vr1_jax.sampling.settings import SamplingConfig
 
 
 @dataclass(frozen=True)

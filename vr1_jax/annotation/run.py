@@ -16,7 +16,7 @@ from vr1_jax.annotation.config import AnnotateConfig
 from vr1_jax.annotation.rationale import MalformedAnswer, split_answer
 from vr1_jax.annotation.report import Tally
 from vr1_jax.annotation.rules import AnnotationError, Draft, Keeper, KeepRules
-from vr1_jax.config import to_json
+from vr1_jax.config_files import to_json
 from vr1_jax.data.prompts import prompt_style
 from vr1_jax.data.record_file import RecordFile
 from vr1_jax.data.records import RecordError

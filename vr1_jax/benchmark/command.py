@@ -60,7 +60,8 @@ def run(chosen: argparse.Namespace) -> dict[str, Any]:
 
 
 def _of_config(chosen: argparse.Namespace) -> "tuple[TrainConfig, Setting]":
-    from vr1_jax.config import ConfigError, load_config
+    from vr1_jax.config import load_config
+    from vr1_jax.config_files import ConfigError
 
     try:
         config = load_config(chosen.config)

@@ -14,8 +14,8 @@ from vr1_jax.models.qwen25vl import Qwen25VL
 from vr1_jax.rl.advantages import GRPOConfig
 from vr1_jax.rl.experience import Sampler, judge, place, place_rows, texts, trim
 from vr1_jax.sampling import generate as sampling
-from vr1_jax.sampling.generate import SamplingConfig
 from vr1_jax.sampling.placement import rollout_params
+from vr1_jax.sampling.settings import SamplingConfig
 from vr1_jax.sharding import ROLLOUT_RULES, TRAIN_RULES, batch_sharding
 from vr1_jax.training.steps import Metrics, grpo_step, score_batch, sft_step
 from vr1_jax.types import Experience, Prompt, TrainState

@@ -58,7 +58,7 @@ SETTINGS = {
 
 def of_config(config: "TrainConfig", kind: str = "video") -> Setting:
     """The largest bucket of a kind, and the model in the config's directory."""
-    from vr1_jax.config import ConfigError
+    from vr1_jax.config_files import ConfigError
     from vr1_jax.training.setup import read_model_config
 
     buckets = getattr(config.data, f"{kind}_buckets")

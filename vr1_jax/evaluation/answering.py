@@ -19,7 +19,7 @@ from vr1_jax.evaluation.batching import Batcher, Shape, Size
 from vr1_jax.evaluation.journal import Journal
 from vr1_jax.evaluation.output import Progress
 from vr1_jax.evaluation.questions import Question, Questions, shown_bucket
-from vr1_jax.sampling.generate import SamplingConfig
+from vr1_jax.sampling.settings import SamplingConfig
 
 # Decoded pixels of one chunk; another chunk is read ahead meanwhile.
 CHUNK_BYTES, MOST_IN_CHUNK, LEAST_IN_CHUNK = 2 << 30, 256, 16

@@ -13,7 +13,8 @@ from vr1_jax.evaluation.batching import Shape, Size
 from vr1_jax.evaluation.chat_model import ChatModel
 from vr1_jax.rl.experience import place_rows
 from vr1_jax.sampling import generate as sampling
-from vr1_jax.sampling.generate import Limits, Plan, SamplingConfig
+from vr1_jax.sampling.generate import Limits, Plan
+from vr1_jax.sampling.settings import SamplingConfig
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what decoding leaves of a character that is not whole
 

@@ -23,7 +23,7 @@ from vr1_jax.evaluation.output import Progress, whole_file
 from vr1_jax.evaluation.questions import Questions
 from vr1_jax.evaluation.results import final_acc, result_of, summarize
 from vr1_jax.evaluation.room import rows_per_device
-from vr1_jax.sampling.generate import SamplingConfig
+from vr1_jax.sampling.settings import SamplingConfig
 from vr1_jax.sharding import make_mesh
 
 CHANNELS = 3

@@ -16,7 +16,8 @@ from jaxtyping import Array, Bool, Key
 from vr1_jax.models.qwen25vl import Qwen25VL
 from vr1_jax.rewards.scoring import RewardFunction, Scores, score_groups
 from vr1_jax.rl.advantages import GroupSignal, GRPOConfig, combine
-from vr1_jax.sampling.generate import Limits, Plan, SamplingConfig, generate, row_keys, split_groups
+from vr1_jax.sampling.generate import Limits, Plan, generate, row_keys, split_groups
+from vr1_jax.sampling.settings import SamplingConfig
 from vr1_jax.sharding import batch_sharding
 from vr1_jax.types import Completion, Prompt
 

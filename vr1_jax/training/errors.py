@@ -8,7 +8,7 @@ from vr1_jax.data.tokenizer import TokenizerError
 from vr1_jax.models.config import UnsupportedModel
 from vr1_jax.rewards.answers import RewardError
 from vr1_jax.rl.advantages import AlgorithmError
-from vr1_jax.sampling.generate import SamplingError
+from vr1_jax.sampling.settings import SamplingError
 from vr1_jax.sharding import ShardingError
 from vr1_jax.training.optimizer import OptimizerError
 from vr1_jax.training.processes import ProcessError

@@ -13,7 +13,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from vr1_jax.config import TrainConfig, to_json
+from vr1_jax.config import TrainConfig
+from vr1_jax.config_files import to_json
 from vr1_jax.data.pipeline import Batch
 from vr1_jax.models.qwen25vl import Qwen25VL
 from vr1_jax.rl.advantages import GRPOConfig, list_differences

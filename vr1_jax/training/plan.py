@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import jax
 
-from vr1_jax.config import ConfigError, TrainConfig
+from vr1_jax.config import TrainConfig
+from vr1_jax.config_files import ConfigError
 from vr1_jax.data.collate import Bucket
 from vr1_jax.models import flops
 from vr1_jax.models.config import ModelConfig

@@ -28,7 +28,8 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from vr1_jax.config import TrainConfig, to_json
+from vr1_jax.config import TrainConfig
+from vr1_jax.config_files import to_json
 from vr1_jax.training.errors import TrainingError
 from vr1_jax.weights.checkpoint_dir import (
     HF,

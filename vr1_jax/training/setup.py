@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
-from vr1_jax.config import ConfigError, DataConfig, TrainConfig, to_json
+from vr1_jax.config import DataConfig, TrainConfig
+from vr1_jax.config_files import ConfigError, to_json
 from vr1_jax.data.cache import CachedMedia
 from vr1_jax.data.collate import Bucket
 from vr1_jax.data.encode import Encoder

@@ -1,0 +1,66 @@
+"""Configs of any kind as Python files with `get_config()`, and as the command line changes them."""
+
+import dataclasses
+import importlib.util
+import json
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+
+Kind = TypeVar("Kind")
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot work; the message names the field."""
+
+
+def parse_config(kind: type[Kind], path: str | Path | None, overrides: Sequence[str], **settings: Any) -> Kind:
+    """The config of a file, or without one its defaults, with overrides; `settings` are tyro's."""
+    default = {} if path is None else {"default": read_config(Path(path), kind)}
+    return tyro.cli(kind, args=list(overrides), **default, **settings)
+
+
+def read_config(path: Path, kind: type[Kind]) -> Kind:
+    """What the file's get_config() returns."""
+    if not path.is_file():
+        raise ConfigError(f"--config {path}: {'not a file' if path.exists() else 'no such file'}")
+    spec = importlib.util.spec_from_loader(
+        f"config_{path.stem}", SourceFileLoader(f"config_{path.stem}", str(path))
+    )
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.resolve().parent))  # a config may import and change its neighbour
+    try:
+        spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise ConfigError(f"--config {path}: no get_config() in it")
+        config = module.get_config()
+    except (SyntaxError, ImportError, NameError, AttributeError, TypeError, UnicodeDecodeError) as error:
+        line = _line_in(path, error)
+        raise ConfigError(f"--config {path}{line}: {type(error).__name__}: {error}") from error
+    except ConfigError:
+        raise
+    except ValueError as error:  # what a part of the config refuses by its own check
+        raise ConfigError(f"--config {path}{_line_in(path, error)}: {error}") from error
+    finally:
+        sys.path.pop(0)
+    if not isinstance(config, kind):
+        raise ConfigError(f"--config {path}: get_config() returns {type(config).__name__}, not {kind.__name__}")
+    return config
+
+
+def _line_in(path: Path, error: Exception) -> str:
+    """Where in a config file something went wrong, as far as can be told."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename).name == path.name]
+    number = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+    return "" if number is None else f" line {number}"
+
+
+def to_json(config: Any) -> dict[str, Any]:
+    """The config as plain JSON; functions by their names."""
+    return json.loads(json.dumps(dataclasses.asdict(config), default=lambda f: getattr(f, "__name__", str(f))))

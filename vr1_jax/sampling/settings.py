@@ -1,0 +1,35 @@
+"""How answers are drawn, as a config or the command line says it."""
+
+from dataclasses import dataclass
+
+
+class SamplingError(ValueError):
+    """Sampling settings that make no sense; the message names the field."""
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How answers are drawn. Only `top_k`, `capacity` and turning the penalty on or off compile anew."""
+
+    max_new_tokens: int = 768
+    temperature: float = 1.0  # 0 is greedy
+    top_p: float = 0.95
+    top_k: int = 0  # 0 keeps all; upstream's transformers path silently used 50
+    repetition_penalty: float = 1.0  # 1 is off; published generation configs say 1.05
+
+    def __post_init__(self):
+        if self.max_new_tokens < 1:
+            raise SamplingError(f"max_new_tokens is {self.max_new_tokens}; it must be at least 1")
+        if self.temperature < 0:
+            raise SamplingError(f"temperature is {self.temperature}; it must not be negative")
+        if not 0 < self.top_p <= 1:
+            raise SamplingError(f"top_p is {self.top_p}; it must be above 0 and at most 1")
+        if self.top_k < 0:
+            raise SamplingError(f"top_k is {self.top_k}; 0 keeps all tokens, a positive number that many")
+        if self.repetition_penalty <= 0:
+            raise SamplingError(f"repetition_penalty is {self.repetition_penalty}; it must be positive")
+
+    @property
+    def capacity(self) -> int:
+        """Slots for new tokens: limits up to the next multiple of 64 share one compiled program."""
+        return -(-self.max_new_tokens // 64) * 64
