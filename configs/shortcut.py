@@ -3,9 +3,9 @@
 Does T-GRPO make a model look at the order of frames when something easier is there?
 
 The demo's world with a static shortcut: every video that needs order is framed in a colour that stands for an
-answer, the right one three times out of four. A model that follows the colour scores 0.75 without looking
-further, whatever the order of frames, and nothing on the questions whose colour lies. The arms differ in the
-algorithm only and start from the same SFT model.
+answer. In SFT it is always the right one, so that the model learns to follow the colour. In RL it is right three
+times out of four: who follows it earns 0.75 without looking further, whatever the order of frames, and nothing
+where the colour lies. The arms differ in the algorithm only and start from the same SFT model.
 
 Expect   some 3 minutes for each arm and seed on two CPU cores.
 """
@@ -28,18 +28,21 @@ ARMS: dict[str, GRPOConfig] = {
 }
 
 
+HELDOUT = (f"{demo.RUNS}/world/heldout.json", f"{demo.RUNS}/world/misleading.json")
+SFT_STEPS = 150  # it reads and counts where the colour helps; later it would also read well where the colour lies
+
+
 def get_sft_config() -> TrainConfig:
+    """Of the training records those whose colour is right, which scripts/shortcut_study.py picks."""
     config = demo.get_sft_config()
-    data = dataclasses.replace(
-        config.data,
-        heldout=(f"{demo.RUNS}/world/heldout.json", f"{demo.RUNS}/world/misleading.json"),
-    )
-    return dataclasses.replace(config, data=data)
+    data = dataclasses.replace(config.data, records=(f"{demo.RUNS}/world/cue_is_right.json",), heldout=HELDOUT)
+    return dataclasses.replace(config, steps=SFT_STEPS, data=data)
 
 
 def get_config(arm: str = "reward") -> TrainConfig:
     """`arm` is a key of ARMS. All arms sample shuffled frames, so that all can be measured on them."""
-    config, data = demo.get_config(), get_sft_config().data
+    config = demo.get_config()
+    data = dataclasses.replace(config.data, heldout=HELDOUT)
     grpo = dataclasses.replace(ARMS[arm], length_bonus=0.0, beta=config.grpo.beta)
     watch = dataclasses.replace(config.watch, evaluate_every=config.steps, rollouts=False)
     run = f"{demo.RUNS}/{arm.replace(', ', '_').replace(' ', '_')}"

@@ -21,6 +21,7 @@ from vr1_jax import command_line
 
 
 def work(chosen: argparse.Namespace) -> int:
+    command_line.keep_compiled_programs()
     command_line.check_media_root(chosen.media_root)
     frames = command_line.clip_budget(chosen.frames)
     from vr1_jax.data.records import RecordError

@@ -210,8 +210,10 @@ def test_the_shortcut_agrees_as_often_as_asked(world):
     ordered = {task.name for task in ORDERED}
     rates = {}
     for split in ("train", "heldout", "misleading"):
-        agree = [cue_agrees(world, s) for s in samples(world, split) if task_name(s) in ordered]
-        agree = [a for a in agree if a is not None]
+        found = [(cue_agrees(world, s), s) for s in samples(world, split) if task_name(s) in ordered]
+        found = [(agrees, sample) for agrees, sample in found if agrees is not None]
+        assert all(sample.data_source.startswith("misleading/") != agrees for agrees, sample in found)
+        agree = [agrees for agrees, _ in found]
         rates[split] = np.mean(agree)
     assert rates["misleading"] == 0
     assert abs(rates["train"] - 0.8) < 0.1

@@ -11,7 +11,8 @@ writes, the same for the same arguments,
 
 Videos are `SLICES` states of one second each, two frames a second. --static-shortcut Q frames every video
 that needs order in a colour that stands for an answer: the right one with probability Q, else a wrong one.
-A model that follows the colour scores Q on held-out questions and nothing on the misleading ones.
+A model that follows the colour scores Q on held-out questions and nothing on those whose `data_source` says
+that they are misleading.
 """
 
 import argparse
@@ -110,8 +111,10 @@ def _write_record(
     chance = _chance(world, split, "record", number)
     right, letter = _even_choice(world, split, data_type, task, turn)
     scene = task.paint(right, world.size, *chance.spawn(2))
+    misleads = False
     if world.static_shortcut is not None and task in ORDERED:
-        scene = scene.with_cue(_cue(chance, task, right, 0.0 if split == "misleading" else world.static_shortcut))
+        cue = _cue(chance, task, right, 0.0 if split == "misleading" else world.static_shortcut)
+        scene, misleads = scene.with_cue(cue), cue != right
     path = f"{split}/{number:06d}.{'mp4' if data_type == 'video' else 'png'}"
     (media / path).parent.mkdir(parents=True, exist_ok=True)
     if data_type == "video":
@@ -128,7 +131,7 @@ def _write_record(
         "process": f"<think>{scene.reasoning}</think>",
         "solution": f"<answer>{answer or scene.answers[right]}</answer>",
         "path": f"./{path}",
-        "data_source": f"{'misleading' if split == 'misleading' else 'built-in'}/{task.name}",
+        "data_source": f"{'misleading' if misleads else 'built-in'}/{task.name}",
     }
 
 
