@@ -62,7 +62,7 @@ class Stepper:
             row_ids = np.arange(work.prompts)
             answers = self._sampler(policy, self._arrays, groups, sampling_config, row_ids, 0)
             jax.block_until_ready(answers)
-            del policy
+            del policy  # its memory is the reference's
         with watch("reward"):
             read = [texts(group, inputs.read_answer) for group in answers]
             shuffled = read[1] if len(read) > 1 else None

@@ -108,10 +108,7 @@ def rl_step(
 ) -> tuple[TrainState, dict[str, float]]:
     """Sample ordered and shuffled answers, judge them, compare them, update the policy."""
     mesh = program.meshes.train
-    with phases("rollout"):
-        policy = rollout_params(state.model, program.meshes.rollout, config.compute_dtype)
-    experience, judged = ask(config, program, state.model, policy, batches, step, phases)
-    del policy  # its memory is the update's
+    experience, judged = ask(config, program, state.model, batches, step, phases)
     with jax.set_mesh(mesh), phases("update"):
         updates = []
         for part in _minibatches(experience, config):
@@ -135,7 +132,6 @@ def ask(
     config: TrainConfig,
     program: setup.Program,
     model: Qwen25VL,
-    policy: Qwen25VL,
     batches: Iterator[Batch],
     step: int,
     phases: Phases,
@@ -144,6 +140,8 @@ def ask(
 
     The log-probs of the reference run on the devices while the host reads and judges the answers.
     """
+    with phases("rollout"):
+        policy = rollout_params(model, program.meshes.rollout, config.compute_dtype)
     pool = Pool(config.prompts_per_step // jax.process_count())
     sampled = []
     for attempt in range(1 + config.refill_rounds):
@@ -157,6 +155,7 @@ def ask(
         prompt = place(batch.ordered, program.meshes.train)
         completion = jax.device_put(answers[0], batch_sharding(program.meshes.train))
         if not config.refill_rounds:
+            del policy  # its memory is the reference's
             completion = _trimmed(completion, config)
             logps = _score(config, program, model, prompt, completion)
         with phases("reward"):
@@ -174,6 +173,7 @@ def ask(
             if pool.is_full():
                 break
     if config.refill_rounds:
+        del policy
         (prompt, completion, advantages), has_signal = pool.take()
         prompt, completion, advantages = place_rows((prompt, completion, advantages), program.meshes.train)
         completion = _trimmed(completion, config)

@@ -197,7 +197,7 @@ def _held(phase: str, outline: Outline, parts: Parts) -> int:
         return parts.state + parts.reference
     if phase == "reference":
         cast = bytes_per_device(outline.reference) if outline.scores_policy else 0
-        return parts.state + parts.policy + (cast if outline.has_reference else 0)
+        return parts.state + (cast if outline.has_reference else 0)
     if phase == "evaluate":  # SFT also scores the right answers, in the precision of training
         cast = bytes_per_device(outline.reference) if outline.config.stage == "sft" else 0
         return parts.state + parts.reference + cast
