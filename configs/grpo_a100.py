@@ -1,7 +1,7 @@
 """python scripts/train.py --config configs/grpo_a100.py --model runs/sft_7b
 
 The same run without shuffled frames: plain GRPO, the paper's baseline. Needs what tgrpo_a100.py needs.
-Expect a step about a third shorter in sampling, and no temporal metrics.
+Expect no temporal metrics, and a step that is hardly shorter: decoding reads the same weights for fewer answers.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""python scripts/shortcut_study.py        (by itself this config is the study's arm `reward`)
+"""python scripts/shortcut_study.py        (which writes the world and the SFT model that this config begins with)
 
 Does T-GRPO make a model look at the order of frames when something easier is there?
 
@@ -17,7 +17,7 @@ import demo
 from vr1_jax.config import TrainConfig
 from vr1_jax.rl.advantages import GRPOConfig
 
-WORLD = dataclasses.replace(demo.WORLD, heldout=240, static_shortcut=0.75)
+WORLD = dataclasses.replace(demo.WORLD, static_shortcut=0.75)
 
 # What each arm does with the temporal bonus.
 ARMS: dict[str, GRPOConfig] = {

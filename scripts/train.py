@@ -6,6 +6,7 @@ python scripts/train.py --config configs/tgrpo_a100.py [--plan] [--steps 100] [-
 import argparse
 import logging
 import sys
+import traceback
 
 from vr1_jax import command_line
 
@@ -37,27 +38,25 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s")  # other packages: warnings only
     logging.getLogger("vr1_jax").setLevel(logging.INFO)
 
-    try:
+    def work() -> None:
         from vr1_jax.config import load_config
-        from vr1_jax.config_files import ConfigError
         from vr1_jax.training import processes
-        from vr1_jax.training.errors import ANTICIPATED, MISCONFIGURED
         from vr1_jax.training.loop import train
 
         config = load_config(chosen.config, [*overrides, *(["--help"] if chosen.help else [])])
         processes.join(*by_hand)
         train(config)
-    except KeyboardInterrupt:  # before the loop, which stops by itself after a step
-        print("train: interrupted", file=sys.stderr)
-        return 130
-    except (ConfigError, *MISCONFIGURED) as error:
-        print(f"train: {error}", file=sys.stderr)
-        return 2
-    except ANTICIPATED as error:
-        print(f"train: {error}", file=sys.stderr)
-        processes.end_if_several(1)
-        return 1
-    return 0
+
+    try:
+        code = command_line.run("train", work, interrupted="the same command goes on from the last checkpoint")
+    except Exception:  # printed here, as the end may come at once
+        traceback.print_exc()
+        code = 1
+    if code:
+        from vr1_jax.training import processes
+
+        processes.end_if_several(code)
+    return code
 
 
 if __name__ == "__main__":

@@ -1,6 +1,10 @@
+import contextlib
 import dataclasses
 import json
+import os
+import signal
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,9 +35,25 @@ def make(source, tiny_tokenizer, media):
     return make
 
 
-def take(pipeline, steps, start=None, workers=0):
+def take(pipeline, steps, start=None, workers=0, signal_children=False):
+    """`signal_children`: once all processes work, SIGTERM to each but this one, as schedulers send it."""
     with pipeline.batches(start, workers=workers) as batches:
-        return [next(batches) for _ in range(steps)], batches.state()
+        taken = [next(batches)]
+        if signal_children:
+            children = descendants(os.getpid())
+            assert len(children) >= 2 * workers
+            for child in children:
+                os.kill(child, signal.SIGTERM)
+        return taken + [next(batches) for _ in range(steps - 1)], batches.state()
+
+
+def descendants(process: int) -> list[int]:
+    parents = {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            parents[int(status.parent.name)] = int(status.read_text().rpartition(")")[2].split()[1])
+    found = [child for child, parent in parents.items() if parent == process]
+    return found + [further for child in found for further in descendants(child)]
 
 
 def content(batch) -> dict:
@@ -85,7 +105,7 @@ def test_resumes_exactly_wherever_it_stopped(make):
 
 def test_workers_change_nothing(make):
     whole, state = take(make(shuffle="frames"), 8)
-    found, its_state = take(make(shuffle="frames"), 8, workers=2)
+    found, its_state = take(make(shuffle="frames"), 8, workers=2, signal_children=True)
     assert [content(batch) for batch in found] == [content(batch) for batch in whole]
     assert its_state == state
     rest, _ = take(make(shuffle="frames"), 3, {**state, "step": 5}, workers=1)

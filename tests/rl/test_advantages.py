@@ -257,7 +257,9 @@ def test_grpo_is_the_case_without_shuffled_rows():
     tables = batch()
     alone = combine(GRPOConfig(), tables["accuracy"], tables["other"], tables["lengths"])
     np.testing.assert_array_equal(alone.advantages, group_advantages(tables["accuracy"]))
-    assert alone.metrics["temporal_signal"] == alone.metrics["temporal_bonus"] == 0.0
+    assert not {"temporal_signal", "temporal_bonus"} & set(alone.metrics)  # no video: nothing to average over
+    videos = combine(GRPOConfig(), tables["accuracy"], tables["other"], tables["lengths"], is_video=True)
+    assert videos.metrics["temporal_signal"] == videos.metrics["temporal_bonus"] == 0.0
 
 
 def test_groups_without_signal_are_named_and_counted():

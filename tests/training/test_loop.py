@@ -121,7 +121,14 @@ def test_ratios_against_the_samplers_log_probs(world, sft, plain_rl, tmp_path):
         ({"microbatches": 3}, "prompts_per_step 4 does not divide"),
         ({"data": {"records": ("nowhere.json",)}}, "data.records: nowhere.json: no such file"),
         ({"data": {"media_root": "nowhere"}}, "data.media_root: nowhere: no such directory"),
+        ({"data": {"sizes": "nowhere.npy"}}, "data.sizes: nowhere.npy: no such file"),
+        ({"data": {"cache": "nowhere"}}, "data.cache: nowhere: no such directory"),
         ({"data": {"video_buckets": (Bucket(2, 16, 192),)}}, "holds 2 slices; data.frames.max_frames 8 makes 4"),
+        (
+            {"data": {"video_buckets": (Bucket(4, 12, 192),)}},
+            "at most 12 patches; .*min_pixels .* least 16",
+        ),
+        ({"data": {"image_buckets": (Bucket(4, 16, 16),)}}, "16 visual tokens, which leave no room"),
         ({"model": "nowhere"}, "model: nowhere: no config.json"),
     ],
 )

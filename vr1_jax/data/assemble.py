@@ -144,5 +144,6 @@ def _row(record: int, encoded: Encoded) -> dict:
         "options": list(sample.options),
         "is_video": sample.is_video,
         "frames": 0 if encoded.frames is None else len(encoded.frames),
+        "frame_indices": list(encoded.indices),
         "seconds_per_slice": encoded.seconds_per_slice,
     }

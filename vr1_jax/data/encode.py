@@ -46,11 +46,15 @@ class Media(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """A record ready to be collated. `frames` are the pixels that its patches were cut from, if it has any."""
+    """A record ready to be collated. `frames` are the pixels that its patches were cut from, if it has any.
+
+    `indices` say which frames of the video those are.
+    """
 
     sample: Sample
     prompt: EncodedPrompt
     frames: UInt8[np.ndarray, "F height width 3"] | None
+    indices: tuple[int, ...]
     seconds_per_slice: float
     supervised: SupervisedTokens | None = None
 
@@ -71,7 +75,7 @@ class Encoder:
 
     def __call__(self, sample: Sample, media: Media, root: str | Path) -> Encoded:
         """Raises RecordError or MediaError for a record that cannot be used."""
-        frames, seconds = self._read(sample, media, root)
+        frames, indices, seconds = self._read(sample, media, root)
         blocks, patches, visual_tokens = (), (), 0
         if frames is not None:
             values, grid = patchify(frames, self.geometry)
@@ -84,18 +88,20 @@ class Encoder:
             supervised = encode_supervised(sample, self.tokenizer, visual_tokens, self.style, self.supervised)
             tokens = supervised.prompt
         prompt = EncodedPrompt(np.asarray(tokens, np.int32), blocks, patches)
-        return Encoded(sample, prompt, frames, seconds, supervised)
+        return Encoded(sample, prompt, frames, indices, seconds, supervised)
 
-    def _read(self, sample: Sample, media: Media, root: str | Path) -> tuple[np.ndarray | None, float]:
-        """The frames, and the seconds that a temporal slice of them lasts (0 for an image)."""
+    def _read(
+        self, sample: Sample, media: Media, root: str | Path
+    ) -> tuple[np.ndarray | None, tuple[int, ...], float]:
+        """The frames, which of a video they are, and the seconds that a temporal slice lasts (0 for an image)."""
         if sample.data_type == "text":
-            return None, 0.0
+            return None, (), 0.0
         path = sample.media(root)
         if sample.data_type == "image":
-            return media.image(path, self.image_budget)[None], 0.0
+            return media.image(path, self.image_budget)[None], (), 0.0
         read = media.frame_folder if sample.data_type == "frames" else media.video
         clip = read(path, self.frame_budget)
-        return clip.frames, self.geometry.temporal / clip.sample_fps
+        return clip.frames, tuple(clip.indices.tolist()), self.geometry.temporal / clip.sample_fps
 
 
 def shuffled_patches(

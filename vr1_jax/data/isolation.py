@@ -122,7 +122,8 @@ class IsolatedProcess:
 def serve(handler: Handler) -> None:
     """Answer requests until the parent goes away. Arguments: socket number, deadline, memory limit."""
     number, deadline, memory_bytes = int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    for of_parent in (signal.SIGINT, signal.SIGTERM):  # sent to all processes of a run, and the parent's business
+        signal.signal(of_parent, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     _limit_memory(memory_bytes)
     with socket.socket(fileno=number) as connection:

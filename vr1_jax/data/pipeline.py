@@ -17,6 +17,7 @@ here starts a backend, and workers are started with JAX_PLATFORMS=cpu, so that n
 
 import contextlib
 import os
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -166,7 +167,7 @@ class Pipeline:
         stream = steps.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=ahead))
         if workers:
             options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=ahead)
-            stream = stream.mp_prefetch(options)
+            stream = stream.mp_prefetch(options, worker_init_fn=_outlive_sigterm)
         iterator = iter(stream)
         with _environment(JAX_PLATFORMS="cpu"):
             iterator.start_prefetch()
@@ -245,3 +246,8 @@ def _environment(**settings: str) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+def _outlive_sigterm(worker: int, workers: int) -> None:
+    """Schedulers may send it to every process of a run; its end is the main process's decision."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

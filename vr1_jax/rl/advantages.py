@@ -199,9 +199,10 @@ def combine(
         "all_correct": correct.all(1).mean(),
         "all_wrong": (~correct).all(1).mean(),
         "no_signal": (~has_signal).mean(),
-        "temporal_bonus": bonus[is_video].mean() if is_video.any() else 0.0,
-        "temporal_signal": temporal_signal(advantages[is_video], plain[is_video]),
     }
+    if is_video.any():
+        metrics["temporal_bonus"] = bonus[is_video].mean()
+        metrics["temporal_signal"] = temporal_signal(advantages[is_video], plain[is_video])
     metrics = {name: float(value) for name, value in metrics.items()}
     return GroupSignal(rewards, advantages, has_signal, metrics, {"length": for_length, "temporal": bonus})
 

@@ -77,13 +77,13 @@ def _answered(config: TrainConfig, program: Program, model: Qwen25VL) -> Table:
         drawn = dataclasses.replace(drawn, temperature=0.0)
     scored_model = cast(model, config.compute_dtype) if config.stage == "sft" else None
     rows: list[np.ndarray] = []
-    with program.heldout.batches(workers=0) as batches:
+    with program.heldout.batches(workers=config.data.workers) as batches:
         for _ in range(program.heldout.steps_per_epoch):
             batch = next(batches)
             program.heldout_refused.add(batch.refusals, served=0)
             views = _views(batch)
             groups = (config.watch.evaluate_answers or 1,) * len(views)
-            answers = program.sampler(policy, list(views.values()), groups, drawn, batch.row_ids, 0)
+            answers = program.sampler(policy, list(views.values()), groups, drawn, batch.row_ids, batch.step)
             read = [texts(answer, program.tokenizer.decode)[0] for answer in answers]
             columns = _judged(dict(zip(views, read, strict=True)), batch, config.grpo.rules)
             loss, tokens = (

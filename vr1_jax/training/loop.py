@@ -24,7 +24,7 @@ from vr1_jax.sampling.placement import rollout_params
 from vr1_jax.sharding import batch_sharding
 from vr1_jax.training import heldout, processes, setup
 from vr1_jax.training.metrics import MetricsLog, Phases, host_memory_gb, progress_line
-from vr1_jax.training.rollouts import write_rollouts
+from vr1_jax.training.rollouts import forget_rollouts, write_rollouts
 from vr1_jax.training.speed import padding, speed
 from vr1_jax.training.steps import cast, grpo_step, score_batch, sft_step, split_off
 from vr1_jax.training.stopping import stop_on_signal
@@ -56,7 +56,8 @@ def train(config: TrainConfig) -> TrainState:
             differing = list_differences(preset(), config.grpo)
             log.info("algorithm against preset %s: %s", preset.__name__, "; ".join(differing) or "the same")
     meshes = setup.make_meshes(config)
-    setup.check(config, meshes)
+    with processes.agreed():  # a file may be missing on one machine only
+        setup.check(config, meshes)
     with ExitStack() as stack:
         stop_requested = stack.enter_context(stop_on_signal())  # first in, last out: covers the last save too
         checkpoints = stack.enter_context(setup.open_run(run, config))
@@ -72,6 +73,8 @@ def train(config: TrainConfig) -> TrainState:
             restored=checkpoints.restored_metrics,
         )
         stack.callback(metrics_log.close)
+        if jax.process_index() == 0:
+            forget_rollouts(run, first)
         state = program.state
         for step in range(first, config.steps):
             phases = Phases()

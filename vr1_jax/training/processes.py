@@ -32,6 +32,8 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
     """
     if coordinator is None and "VR1_COORDINATOR" in os.environ and "JOB_COMPLETION_INDEX" in os.environ:
         coordinator = os.environ["VR1_COORDINATOR"]
+        if not os.environ.get("VR1_PROCESSES", "").isdecimal():
+            raise ProcessError("VR1_COORDINATOR is set; VR1_PROCESSES must say how many processes there are")
         processes, process = int(os.environ["VR1_PROCESSES"]), int(os.environ["JOB_COMPLETION_INDEX"])
     if os.environ.get("JAX_PLATFORMS") == "cpu":
         jax.config.update("jax_cpu_collectives_implementation", "gloo")

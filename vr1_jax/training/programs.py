@@ -100,8 +100,8 @@ class Outline:
         return bool(self.config.watch.evaluate_every and self.config.data.heldout)
 
     def views(self, kind: str) -> tuple[int, ...]:
-        """Of a held-out question: ordered, shuffled and blank, one answer each."""
-        return (1,) * (len(self.groups(kind)) + (kind != "text"))
+        """Answers to a held-out question: to its frames in order, shuffled, and blank."""
+        return (self.config.watch.evaluate_answers or 1,) * (len(self.groups(kind)) + (kind != "text"))
 
     def sampling_arguments(self, bucket: Bucket, groups: tuple[int, ...]) -> tuple[Any, ...]:
         config, rows = self.config.rollout.sampling, self.config.prompts_per_step

@@ -26,6 +26,7 @@ _OF_RECORD = (
     "path",
     "is_video",
     "frames",
+    "frame_indices",
     "seconds_per_slice",
     "shuffled_by",
     "order",
@@ -65,6 +66,13 @@ def write_rollouts(
     with gzip.open(aside, "wt", encoding="ascii", compresslevel=5) as file:
         json.dump({"step": step, "attempt": attempt, "prompts": prompts}, file, separators=(",", ":"))
     os.replace(aside, path)
+
+
+def forget_rollouts(run: Path, first_step: int) -> None:
+    """Remove what a run that goes on will do again: by fewer processes, it would leave files of the others."""
+    for path in (run / ROLLOUTS).glob("*.json.gz"):
+        if int(path.name.partition(".")[0]) >= first_step:
+            path.unlink()
 
 
 def _groups(judged: Judged, groups: list[Completion]) -> Iterator[list[dict[str, Any]]]:

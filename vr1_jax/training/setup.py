@@ -38,15 +38,19 @@ from vr1_jax.weights.checkpoint_dir import HF, assets_directory
 from vr1_jax.weights.json_files import read_json
 from vr1_jax.weights.loading import load_model
 
-# Fields of the config that a resumed run may change: they do not change what is learned.
+# Fields of the config that a resumed run may change: they do not change what is learned, or, as the directory of
+# the model it began with, are checked by content.
 HARMLESS = (
     "run",
+    "model",
     "steps",
     "mesh",
     "checkpoint",
     "watch",
     "data.workers",
     "data.cache",
+    "data.heldout",
+    "data.media_root",
     "data.max_bad_share",
     "stop_after_skips",
 )
@@ -64,7 +68,6 @@ class Program:
 
     meshes: Meshes
     tokenizer: ChatTokenizer
-    layout: PromptLayout
     pipeline: Pipeline
     heldout: Pipeline | None
     heldout_refused: Quarantine
@@ -109,14 +112,29 @@ def check_layout(config: TrainConfig, model: ModelConfig, meshes: Meshes) -> Non
                 "cannot share: a group of tensor-parallel devices must lie within one process"
             )
         shardings(abstract_model(model), TRAIN_RULES, mesh)  # refuses heads that do not divide
-    data = config.data
-    slices = -(-data.frames.max_frames // model.vision.temporal)
+    data, vision = config.data, model.vision
+    slices = -(-data.frames.max_frames // vision.temporal)
     for bucket in data.video_buckets:
         if bucket.slices < slices:
             raise ConfigError(
                 f"data.video_buckets: {bucket} holds {bucket.slices} slices; data.frames.max_frames "
                 f"{data.frames.max_frames} makes {slices}"
             )
+    for kind, budget in (("video", data.frames), ("image", data.images)):
+        buckets = getattr(data, f"{kind}_buckets")
+        least = -(-budget.min_pixels // vision.patch**2)
+        if buckets and (most := max(bucket.patches for bucket in buckets)) < least:
+            name = "frames" if kind == "video" else "images"
+            raise ConfigError(
+                f"data.{kind}_buckets hold at most {most} patches; data.{name}.min_pixels {budget.min_pixels} "
+                f"makes at least {least}"
+            )
+        for bucket in buckets:
+            if bucket.tokens <= (units := bucket.slices * bucket.patches // vision.merge**2):
+                raise ConfigError(
+                    f"data.{kind}_buckets: {bucket}: a full one has {units} visual tokens, which leave no room "
+                    f"for a question in {bucket.tokens}"
+                )
 
 
 def check_files(config: TrainConfig) -> None:
@@ -125,6 +143,10 @@ def check_files(config: TrainConfig) -> None:
         for path in getattr(data, name):
             if not Path(path).is_file():
                 raise ConfigError(f"data.{name}: {path}: no such file")
+    if data.sizes is not None and not Path(data.sizes).is_file():
+        raise ConfigError(f"data.sizes: {data.sizes}: no such file; scripts/choose_buckets.py writes it")
+    if data.cache is not None and not Path(data.cache).is_dir():
+        raise ConfigError(f"data.cache: {data.cache}: no such directory; scripts/cache_media.py writes it")
     if not Path(data.media_root).is_dir():
         raise ConfigError(f"data.media_root: {data.media_root}: no such directory")
     if Path(config.run).resolve() == Path(config.model).resolve():
@@ -156,9 +178,16 @@ def open_run(run: Path, config: TrainConfig) -> Iterator[Checkpoints]:
 
 
 def load(config: TrainConfig, meshes: Meshes, checkpoints: Checkpoints) -> Program:
-    """Weights onto the mesh: of the newest checkpoint, else of the model that the config names."""
+    """The data, which may refuse the config; then weights, of the newest checkpoint or of the model."""
     run, mesh = Path(config.run), meshes.train
     model_config, tokenizer = parse_hf_config(read_json(run / HF / "config.json")), load_tokenizer(run / HF)
+    layout = PromptLayout.of(model_config, config.data.positions, config.data.spacing)
+    process = {"process": jax.process_index(), "processes": jax.process_count()}
+    quarantine = Quarantine(run / "quarantine.jsonl", config.data.max_bad_share, **process)
+    pipeline = make_pipeline(config, config.data.records, tokenizer, layout, quarantine)
+    heldout, heldout_refused = None, Quarantine(run / "heldout_refused.jsonl", max_share=1.0, **process)
+    if config.data.heldout:
+        heldout = make_pipeline(config, config.data.heldout, tokenizer, layout, heldout_refused, training=False)
     with jax.set_mesh(mesh):
         like = abstract_state(config, model_config, mesh)
         found = checkpoints.restore(like)
@@ -176,19 +205,12 @@ def load(config: TrainConfig, meshes: Meshes, checkpoints: Checkpoints) -> Progr
             reference, _ = load_model(config.model, dtype=jnp.dtype(config.compute_dtype), mesh=mesh, step=begun)
     if jax.process_index() == 0:  # only now: a run that is refused keeps its record
         run_directory.record_start(config, mesh, int(state.step) // config.updates_per_step)
-    layout = PromptLayout.of(model_config, config.data.positions, config.data.spacing)
-    process = {"process": jax.process_index(), "processes": jax.process_count()}
-    quarantine = Quarantine(run / "quarantine.jsonl", config.data.max_bad_share, **process)
-    pipeline = make_pipeline(config, config.data.records, tokenizer, layout, quarantine)
     quarantine.start(pipeline.unreadable, len(pipeline.records))
-    heldout, heldout_refused = None, Quarantine(run / "heldout_refused.jsonl", max_share=1.0, **process)
-    if config.data.heldout:
-        heldout = make_pipeline(config, config.data.heldout, tokenizer, layout, heldout_refused, training=False)
+    if heldout is not None:
         heldout_refused.start(heldout.unreadable, len(heldout.records))
     return Program(
         meshes=meshes,
         tokenizer=tokenizer,
-        layout=layout,
         pipeline=pipeline,
         heldout=heldout,
         heldout_refused=heldout_refused,
