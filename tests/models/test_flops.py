@@ -11,6 +11,7 @@ from vr1_jax.models import flops, qwen25vl
 from vr1_jax.models.config import ModelConfig, TextConfig, VisionConfig
 from vr1_jax.models.flops import Workload
 from vr1_jax.rl.logprobs import score_completions
+from vr1_jax.training.optimizer import OptimizerConfig, trained, with_frozen
 from vr1_jax.types import PromptCache, blank_prompt
 
 # Of the compiler's count, which also has norms, softmax, rotations and losses.
@@ -103,13 +104,18 @@ def test_scoring_answers(model, prompt, tokens):
     assert counted != pytest.approx(flops.reference(ONE_LAYER, separately), rel=0.2)
 
 
-def test_forward_and_backward(model, prompt, tokens):
-    def loss(model, prompt, tokens):
-        return score_completions(model, prompt, tokens).logps.sum()
+@pytest.mark.parametrize("frozen", [False, True])
+def test_forward_and_backward(model, prompt, tokens, frozen):
+    optimizer = OptimizerConfig(freeze_vision=frozen)
 
-    counted = counted_by_xla(jax.grad(loss), model, prompt, tokens)
-    assert counted == pytest.approx(flops.update(ONE_LAYER, WORK, remat=True), rel=TOLERANCE)
-    assert counted != pytest.approx(flops.update(ONE_LAYER, WORK), rel=0.1)
+    def loss(moving, model, prompt, tokens):
+        return score_completions(with_frozen(moving, model), prompt, tokens).logps.sum()
+
+    counted = counted_by_xla(jax.grad(loss), trained(model, optimizer), model, prompt, tokens)
+    expected = flops.update(ONE_LAYER, WORK, remat=True, trains_vision=not frozen)
+    assert counted == pytest.approx(expected, rel=TOLERANCE)
+    for other in ({"trains_vision": not frozen}, {"remat": True, "trains_vision": frozen}):
+        assert counted != pytest.approx(flops.update(ONE_LAYER, WORK, **other), rel=0.1)
 
 
 def test_a_rollout_is_its_parts():

@@ -14,6 +14,7 @@ from vr1_jax.sharding import make_mesh
 from vr1_jax.training import run_directory, setup
 from vr1_jax.training.errors import TrainingError
 from vr1_jax.training.metrics import WatchConfig
+from vr1_jax.training.rollouts import ROLLOUTS, forget_rollouts
 
 HOLD = """
 import sys
@@ -131,3 +132,14 @@ def test_what_cannot_be_watched_is_refused_at_start(world, tmp_path, monkeypatch
 def test_a_run_is_not_its_own_model(world, model):
     with pytest.raises(ConfigError, match="is the model's own directory"):
         setup.check_files(rl_config(world, model, model))
+
+
+def test_what_will_be_done_again_is_forgotten(tmp_path):
+    """Steps 0..3 by two processes; the run goes on from step 2."""
+    names = [f"{step:06d}.0.{process}.json.gz" for step in range(4) for process in range(2)]
+    forget_rollouts(tmp_path, 2)  # no directory yet
+    (tmp_path / ROLLOUTS).mkdir()
+    for name in names:
+        (tmp_path / ROLLOUTS / name).touch()
+    forget_rollouts(tmp_path, 2)
+    assert sorted(path.name for path in (tmp_path / ROLLOUTS).iterdir()) == names[:4]

@@ -107,13 +107,15 @@ def reference(config: ModelConfig, work: Workload) -> int:
     return see(config.vision, work) + prefill(config, work) + answers(config, work) + project(config.text, scored)
 
 
-def update(config: ModelConfig, work: Workload, *, remat: bool = False) -> int:
-    """Forward and backward, which is twice the forward but for the pixels: they need no gradient.
+def update(config: ModelConfig, work: Workload, *, remat: bool = False, trains_vision: bool = True) -> int:
+    """Forward and backward, which is twice the forward but for the pixels, or a whole frozen tower: no gradient.
 
     `remat` adds what the backward pass computes again. Leave it out for the model FLOPs that MFU divides by.
     """
     pixels = work.prompts * work.slices * _embed(config.vision, work)
-    return 3 * reference(config, work) - pixels + (_recomputed(config, work) if remat else 0)
+    forward_only = pixels if trains_vision else 2 * see(config.vision, work)
+    again = _recomputed(config, work, trains_vision) if remat else 0
+    return 3 * reference(config, work) - forward_only + again
 
 
 def sft(config: ModelConfig, work: Workload, *, remat: bool = False) -> int:
@@ -180,10 +182,10 @@ def _text_layers(config: TextConfig, tokens: int, scores: int) -> int:
     return config.layers * (2 * tokens * _text_matrices(config) + attention)
 
 
-def _recomputed(config: ModelConfig, work: Workload) -> int:
+def _recomputed(config: ModelConfig, work: Workload, trains_vision: bool) -> int:
     """Layers are computed again but for their last product, and so are the scores of the vocabulary."""
     vision, text = config.vision, config.text
-    seen = work.prompts * work.slices
+    seen = work.prompts * work.slices if trains_vision else 0
     tokens = work.prompts * (work.tokens + work.group * work.answer)
     last_products = 2 * (
         vision.layers * seen * work.patches * vision.mlp * vision.width

@@ -220,7 +220,8 @@ def _seconds(outline: Outline, kind: str, bucket: Bucket, target: Target, shares
         sum(groups[1:]),
     )
     optimizer = flops.optimizer_bytes(model) / (target.count * stream)
-    update = flops.update(model, work, remat=True) / compute * config.epochs_per_batch
+    trains_vision = not config.optimizer.freeze_vision
+    update = flops.update(model, work, remat=True, trains_vision=trains_vision) / compute * config.epochs_per_batch
     update += optimizer * config.updates_per_step
     if not rl:
         return {"update": update}
