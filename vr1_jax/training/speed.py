@@ -30,10 +30,9 @@ def speed(
     if device := recognise(jax.devices()[0].device_kind):
         batch, slices, patches, _ = prompt.patches.shape
         work = flops.Workload(batch, slices, patches, prompt.tokens.shape[1], *answers)
-        done = (
-            flops.update(model, work, trains_vision=not config.optimizer.freeze_vision) * config.epochs_per_batch
-        )
-        rates["update_mfu"] = done / (seconds["update"] * device.flops * jax.device_count())
+        once = flops.update(model, work, trains_vision=not config.optimizer.freeze_vision)
+        available = seconds["update"] * device.flops * jax.device_count()
+        rates["update_mfu"] = once * config.epochs_per_batch / available
     return rates
 
 
