@@ -128,7 +128,7 @@ def _draw(results: dict[str, list[dict[str, float]]], path: Path) -> None:
             for place, found in enumerate(results.values()):
                 values = [each[f"{task}, {name}"] for each in found]
                 axis.barh(place, np.mean(values), color=f"C{place}", alpha=0.35)
-                axis.plot(values, [place] * len(values), "o", color=f"C{place}")
+                axis.plot(values, [place] * len(values), "o", color=f"C{place}", clip_on=False)
             axis.set_xlim(0, 1)
             axis.set_yticks(range(len(results)), list(results))
     for axis, name in zip(axes[0], MEASURES, strict=True):

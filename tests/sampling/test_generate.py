@@ -14,8 +14,6 @@ from vr1_jax.sampling import generate as sampling
 from vr1_jax.sampling.generate import (
     Limits,
     Plan,
-    SamplingConfig,
-    SamplingError,
     advance,
     finish,
     generate,
@@ -23,6 +21,7 @@ from vr1_jax.sampling.generate import (
     split_groups,
     start,
 )
+from vr1_jax.sampling.settings import SamplingConfig, SamplingError
 
 B, G, C = 5, 3, 16
 BUCKET = Bucket(3, 136, 70)
