@@ -9,6 +9,7 @@ import pytest
 from tiny_runs import rl_config, sft_config, write_small_world
 
 from vr1_jax.config_files import ConfigError
+from vr1_jax.data.collate import Bucket
 from vr1_jax.data.synthetic_model import tiny_config
 from vr1_jax.models.config import parse_hf_config
 from vr1_jax.models.flops import count_parameters
@@ -18,8 +19,9 @@ from vr1_jax.rl.advantages import GRPOConfig
 from vr1_jax.rl.logprobs import TokenScores
 from vr1_jax.sharding import batch_sharding
 from vr1_jax.training import loop, setup
+from vr1_jax.training.metrics import WatchConfig
 from vr1_jax.training.plan import Assumptions, Need, Parts, Plan, make_plan, planned_model, report
-from vr1_jax.training.programs import Outline, bytes_per_device
+from vr1_jax.training.programs import Outline, bytes_per_device, programs
 from vr1_jax.training.targets import Device, Target, TargetError, find_target
 from vr1_jax.types import Completion
 
@@ -149,6 +151,20 @@ def test_the_plans_shapes_are_those_of_the_loop(seen_by_the_loop):
     assert_same(seen["score"], (outline.reference, *outline.scored(bucket)))
     assert_same(seen["update"], (outline.state, outline.experience(bucket)))
     assert rows == 4
+
+
+def test_evaluation_is_planned_as_it_runs(model_directory, tmp_path):
+    """In one shape for all held-out questions of a kind; supervised runs also compute a loss there."""
+    config = sft_config(tmp_path, tmp_path / "run", model=str(model_directory))
+    data = dataclasses.replace(config.data, video_buckets=(Bucket(4, 16, 192), Bucket(2, 32, 160)))
+    watch = WatchConfig(evaluate_every=2, evaluate_answers=3)
+    found = list(programs(outline_of(dataclasses.replace(config, data=data, watch=watch))))
+    expected = ["copy", *["update"] * 3, *["evaluate", "loss"] * 2]
+    assert [program.phase for program in found] == expected
+    _, prompts, active, *_, plan = found[4].arguments
+    assert prompts[0].patches.shape[:3] == (4, 4, 32)
+    assert (prompts[0].tokens.shape[1], plan.groups, active.shape) == (192, (3, 3, 3), (4, 9))
+    assert found[5].arguments[2].shape == (4, 1, 48)
 
 
 def test_bytes_are_those_of_real_arrays(model_directory, tmp_path):

@@ -198,6 +198,8 @@ def _held(phase: str, outline: Outline, parts: Parts) -> int:
     if phase == "reference":
         cast = bytes_per_device(outline.reference) if outline.scores_policy else 0
         return parts.state + (cast if outline.has_reference else 0)
+    if phase == "loss":
+        return parts.state + parts.policy
     if phase == "evaluate":  # SFT also scores the right answers, in the precision of training
         cast = bytes_per_device(outline.reference) if outline.config.stage == "sft" else 0
         return parts.state + parts.reference + cast

@@ -22,7 +22,7 @@ from vr1_jax.sampling import generate as sampling
 from vr1_jax.sampling.generate import Limits, Plan, SamplingState, generate
 from vr1_jax.sampling.placement import moving
 from vr1_jax.sharding import ROLLOUT_RULES, TRAIN_RULES, abstract, batch_sharding
-from vr1_jax.training.setup import Meshes, abstract_state
+from vr1_jax.training.setup import Meshes, abstract_state, union
 from vr1_jax.training.steps import grpo_step, score_batch, sft_step
 from vr1_jax.types import Completion, Experience, Prompt, Supervised, TrainState, blank_prompt
 
@@ -34,7 +34,7 @@ _STOP, _PAD = (0, 1), 0
 
 @dataclass(frozen=True)
 class Program:
-    phase: str  # copy, rollout, reference, update, evaluate
+    phase: str  # copy, rollout, reference, update, evaluate, loss (of held-out answers)
     bucket: str  # kind of data and shape; empty where neither matters
     mesh: Mesh | None  # set while it is traced
     function: Any  # jitted
@@ -99,6 +99,12 @@ class Outline:
     def evaluates(self) -> bool:
         return bool(self.config.watch.evaluate_every and self.config.data.heldout)
 
+    @property
+    def evaluated(self) -> list[tuple[str, Bucket]]:
+        """(kind, shape) of held-out questions."""
+        kinds = ("video", "image", "text") if self.evaluates else ()
+        return [(kind, union(b)) for kind in kinds if (b := getattr(self.config.data, f"{kind}_buckets"))]
+
     def views(self, kind: str) -> tuple[int, ...]:
         """Answers to a held-out question: to its frames in order, shuffled, and blank."""
         return (self.config.watch.evaluate_answers or 1,) * (len(self.groups(kind)) + (kind != "text"))
@@ -121,9 +127,10 @@ class Outline:
             return jax.eval_shape(functools.partial(sampling.start, plan=plan), *arrays)
 
     def scored(self, bucket: Bucket) -> tuple[Prompt, jax.ShapeDtypeStruct]:
-        """What log-probs are computed of before an update: the whole batch."""
-        rows, rollout = self.config.prompts_per_step, self.config.rollout
-        tokens = (rows, rollout.group, rollout.sampling.capacity)
+        """What log-probs are computed of before an update, or in SFT of held-out answers: the whole batch."""
+        rows, rollout, data = self.config.prompts_per_step, self.config.rollout, self.config.data
+        rl = self.config.stage == "rl"
+        tokens = (rows, rollout.group, rollout.sampling.capacity) if rl else (rows, 1, data.answer_tokens)
         return self._batch(lambda: (self._prompt(rows, bucket), jnp.zeros(tokens, jnp.int32)))
 
     def experience(self, bucket: Bucket) -> Experience:
@@ -164,11 +171,12 @@ def programs(outline: Outline) -> Iterator[Program]:
     if config.stage == "rl" or outline.evaluates:
         yield _copy(outline)
     for kind, bucket in outline.buckets:
-        name = f"{kind}: {bucket}"
-        yield from (_rl if config.stage == "rl" else _sft)(outline, kind, bucket, name)
-        if outline.evaluates:
-            asked = outline.sampling_arguments(bucket, outline.views(kind))
-            yield Program("evaluate", name, outline.meshes.rollout, generate, asked, {})
+        yield from (_rl if config.stage == "rl" else _sft)(outline, kind, bucket, f"{kind}: {bucket}")
+    for kind, bucket in outline.evaluated:
+        name, asked = f"{kind}: {bucket}", outline.sampling_arguments(bucket, outline.views(kind))
+        yield Program("evaluate", name, outline.meshes.rollout, generate, asked, {})
+        if config.stage == "sft":
+            yield _score(outline, "loss", bucket, name)
 
 
 def _copy(outline: Outline) -> Program:
@@ -185,10 +193,15 @@ def _rl(outline: Outline, kind: str, bucket: Bucket, name: str) -> Iterator[Prog
     yield Program("rollout", name, outline.meshes.rollout, generate, sampled, {})
     experience = outline.experience(bucket)
     if outline.has_reference or outline.scores_policy:
-        scored = (outline.reference, *outline.scored(bucket))
-        yield Program("reference", name, train, score_batch, scored, {"microbatches": config.microbatches})
+        yield _score(outline, "reference", bucket, name)
     options = {"algorithm": config.grpo, **_update_options(config)}
     yield Program("update", name, train, grpo_step, (outline.state, experience), options)
+
+
+def _score(outline: Outline, phase: str, bucket: Bucket, name: str) -> Program:
+    arguments = (outline.reference, *outline.scored(bucket))
+    options = {"microbatches": outline.config.microbatches}
+    return Program(phase, name, outline.meshes.train, score_batch, arguments, options)
 
 
 def _sft(outline: Outline, kind: str, bucket: Bucket, name: str) -> Iterator[Program]:

@@ -241,7 +241,7 @@ def make_pipeline(
     reader = MediaReader(unit=geometry.unit)
     buckets = {"video": data.video_buckets, "image": data.image_buckets, "text": data.text_buckets}
     if not training:  # sizes are known of the training records only: one bucket for all
-        buckets = {kind: (_union(choice),) if choice else () for kind, choice in buckets.items()}
+        buckets = {kind: (union(choice),) if choice else () for kind, choice in buckets.items()}
     return Pipeline(
         [Source(RecordFile(path), Path(data.media_root)) for path in records],
         Encoder(
@@ -269,7 +269,7 @@ def make_pipeline(
     )
 
 
-def _union(buckets: Sequence[Bucket]) -> Bucket:
+def union(buckets: Sequence[Bucket]) -> Bucket:
     return Bucket(*(max(getattr(b, name) for b in buckets) for name in ("slices", "patches", "tokens")))
 
 
