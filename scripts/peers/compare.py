@@ -4,7 +4,8 @@
 
 Each program runs in a process of its own, on the same two cores, and they take turns, one step each. Before
 that all compute loss and gradient of the same given answers, which must agree. A turn in which something else
-ran on the cores is dropped. A table comes first; the last line is one JSON object with everything.
+ran on the cores is dropped; where no turn was quiet, all count and `quiet` says 0. A table comes first; the last
+line is one JSON object with everything.
 
     ours                      the program as it trains
     upstream                  as Video-R1's trainer does it: prompt and video repeated for each of the G answers
