@@ -116,6 +116,7 @@ def evaluation_of(chosen: argparse.Namespace) -> "Evaluation":
 def work(chosen: argparse.Namespace) -> None:
     command_line.keep_compiled_programs()
     from vr1_jax.evaluation.benchmark_run import check_media, evaluate, timing_path
+    from vr1_jax.evaluation.chat_model import OutOfDeviceMemory
     from vr1_jax.evaluation.output import check_output
     from vr1_jax.evaluation.tables import result_table
 
@@ -126,7 +127,10 @@ def work(chosen: argparse.Namespace) -> None:
         print(f"evaluate: records that cannot be asked and will count as wrong: {len(problems)}", file=sys.stderr)
         for problem in problems[:SHOWN_PROBLEMS]:
             print(f"  {problem}", file=sys.stderr)
-    content, timing = evaluate(evaluation)
+    try:
+        content, timing = evaluate(evaluation)
+    except OutOfDeviceMemory as error:
+        raise OutOfDeviceMemory(f"{error}; or fewer --rows") from error
     print(result_table(content["summary"], content["final_acc"][0], evaluation.frames.max_frames))
     print(
         f"{timing['questions']} answered in {timing['seconds']:.0f} s, "

@@ -5,7 +5,7 @@ import importlib.util
 import json
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any, TypeVar
@@ -64,3 +64,11 @@ def _line_in(path: Path, error: Exception) -> str:
 def to_json(config: Any) -> dict[str, Any]:
     """The config as plain JSON; functions by their names."""
     return json.loads(json.dumps(dataclasses.asdict(config), default=lambda f: getattr(f, "__name__", str(f))))
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}: a setting that differs is then named by itself."""
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return found

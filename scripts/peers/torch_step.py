@@ -8,6 +8,7 @@ Run by compare.py: DIRECTORY holds both models and inputs.npz.
 """
 
 import argparse
+from abc import ABC, abstractmethod
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +59,7 @@ class Inputs:
         return whole[:, None].expand(3, rows, -1)
 
 
-class Step:
+class Step(ABC):
     def __init__(self, directory: Path, *, checkpointing: bool):
         self.inputs = Inputs(directory / "inputs.npz")
         self.policy, self.reference = (
@@ -112,11 +113,11 @@ class Step:
         else:
             self.policy.gradient_checkpointing_disable()
 
-    def generate(self, patches: torch.Tensor, rows: int) -> torch.Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def generate(self, patches: torch.Tensor, rows: int) -> torch.Tensor: ...
 
-    def log_probs(self, model: nn.Module, answers: torch.Tensor) -> torch.Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def log_probs(self, model: nn.Module, answers: torch.Tensor) -> torch.Tensor: ...
 
 
 class Upstream(Step):

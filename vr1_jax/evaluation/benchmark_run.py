@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from vr1_jax.config_files import flat
 from vr1_jax.data.frames import EVALUATION_BUDGET, IMAGE_BUDGET, FrameBudget
 from vr1_jax.data.layout import PositionRule
 from vr1_jax.data.prompts import Preset, prompt_style
@@ -18,7 +19,7 @@ from vr1_jax.evaluation.answering import Asking, Clock, answer_questions, chunk_
 from vr1_jax.evaluation.batching import Batcher
 from vr1_jax.evaluation.benchmarks import recognise
 from vr1_jax.evaluation.chat_model import ChatModel, load_chat_model
-from vr1_jax.evaluation.journal import Journal, OtherSettings, flat
+from vr1_jax.evaluation.journal import Journal, OtherSettings
 from vr1_jax.evaluation.output import Progress, whole_file
 from vr1_jax.evaluation.questions import Questions
 from vr1_jax.evaluation.results import final_acc, result_of, summarize

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from vr1_jax.evaluation.journal import flat
+from vr1_jax.config_files import flat
 from vr1_jax.evaluation.results import SEED, clusters_of, error_of
 from vr1_jax.evaluation.statistics import cluster_means, exact_mcnemar
 

@@ -22,14 +22,6 @@ class OtherSettings(JournalError):
     """The journal holds results that depend on other settings."""
 
 
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}: a setting that differs is then named by itself."""
-    found: dict[str, Any] = {}
-    for name, value in tree.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return found
-
-
 class Journal:
     """Results by number, on disk; only their places are kept in memory.
 

@@ -5,12 +5,13 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from vr1_jax.config_files import flat
 from vr1_jax.weights.errors import CheckpointError
 
 
 def check_config(saved: dict[str, Any], current: dict[str, Any], harmless: Collection[str], *, run: Path) -> None:
     """Refuse to go on with a run under another config; `harmless` names fields, or groups, that may differ."""
-    old, new = _flat(saved), _flat(json.loads(json.dumps(current)))
+    old, new = flat(saved), flat(json.loads(json.dumps(current)))
     differing = [
         f"{name} {_shown(old, name)} -> {_shown(new, name)}"
         for name in sorted(old.keys() | new.keys())
@@ -24,13 +25,6 @@ def check_config(saved: dict[str, Any], current: dict[str, Any], harmless: Colle
         )
 
 
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat
-
-
-def _shown(flat: dict[str, Any], name: str, limit: int | None = 60) -> str:
-    text = json.dumps(flat[name], ensure_ascii=False) if name in flat else "(absent)"
+def _shown(fields: dict[str, Any], name: str, limit: int | None = 60) -> str:
+    text = json.dumps(fields[name], ensure_ascii=False) if name in fields else "(absent)"
     return text if limit is None or len(text) <= limit else f"{text[:limit]}..."
