@@ -9,12 +9,13 @@ PACKAGE = ROOT / "vr1_jax"
 # Which of our packages each may import, besides itself.
 ALLOWED = {
     "config_files": set(),
+    "json_files": set(),
     "types": set(),
     "sharding": set(),
-    "data": set(),
+    "data": {"json_files"},
     "rewards": set(),
     "models": {"types", "sharding"},
-    "weights": {"types", "sharding", "models"},
+    "weights": {"json_files", "types", "sharding", "models"},
     "sampling": {"types", "sharding", "models"},
     "rl": {"types", "sharding", "models", "sampling", "rewards"},
 }

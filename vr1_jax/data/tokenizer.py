@@ -1,15 +1,30 @@
 """The model's own tokenizer and chat template, with user text that cannot pass for chat structure."""
 
-import json
+import itertools
 import re
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vr1_jax.data.chat_template import ChatTemplate, TemplateError
+from vr1_jax.json_files import read_object
+
 # Stands for the n-th text while the template is rendered: private-use characters that no template contains.
 MARK = "\ue000{}\ue001"
 MARK_PATTERN = "\ue000(\\d+)\ue001"
+# What transformers reads of a tokenizer besides text files; of all of them only content that ends.
+JSON_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "config.json",
+    "chat_template.json",
+    "generation_config.json",
+)
 
 
 class TokenizerError(ValueError):
@@ -21,12 +36,27 @@ class ChatTokenizer:
     """A Hugging Face tokenizer with the ids that the program needs; make one with `load_tokenizer`."""
 
     hf: Any  # transformers' fast tokenizer
+    template: ChatTemplate
     pad_token: int
     end_of_turn: int  # closes every turn of the chat: <|im_end|>
     stop_tokens: tuple[int, ...]  # sampling any of these ends an answer
     image_token: int
     video_token: int
     structure: "re.Pattern[str]"  # the special tokens as text
+
+    def check_fits(self, model_config: Any) -> None:
+        """Ids that the model does not know would be read as other tokens, silently."""
+        ours, theirs = (self.image_token, self.video_token), (model_config.image_token, model_config.video_token)
+        if ours != theirs:
+            raise TokenizerError(
+                f"{self.hf.name_or_path}: the tokenizer's image and video tokens are {ours}, config.json says "
+                f"{theirs}: the two belong to different models"
+            )
+        if (largest := max(self.hf.get_vocab().values())) >= model_config.text.vocab:
+            raise TokenizerError(
+                f"{self.hf.name_or_path}: the tokenizer has a token {largest}, the model's vocabulary only "
+                f"{model_config.text.vocab} tokens: the two belong to different models"
+            )
 
     def encode_text(self, text: str) -> list[int]:
         """Tokens of plain text; "<|im_end|>" in it is ten ordinary characters, never the token."""
@@ -46,7 +76,10 @@ class ChatTokenizer:
         question. For text without such strings the tokens equal those of the Hugging Face processor.
         """
         marked, texts = _with_marks(messages)
-        rendered = self.hf.apply_chat_template(marked, tokenize=False, add_generation_prompt=generate)
+        try:
+            rendered = self.template.render(marked, generate)
+        except TemplateError as error:
+            raise TokenizerError(str(error)) from error
         if sorted(re.findall(MARK_PATTERN, rendered)) != sorted(str(n) for n in range(len(texts))):
             raise TokenizerError("the chat template drops, repeats or alters the text of a message")
 
@@ -90,39 +123,80 @@ def load_tokenizer(directory: str | Path) -> ChatTokenizer:
     directory = Path(directory)
     if not (directory / "tokenizer.json").is_file():
         raise TokenizerError(f"{directory}: no tokenizer.json; --model and --tokenizer take a model directory")
-    for name in ("tokenizer.json", "tokenizer_config.json", "config.json", "generation_config.json"):
-        _read_json(directory / name)  # transformers' own complaint does not name the file
-    from transformers import AutoTokenizer
-
-    hf = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-    if hf.chat_template is None:
-        hf.chat_template = _read_json(directory / "chat_template.json").get("chat_template")
+    files = {name: _read_json(directory / name) for name in JSON_FILES}
+    hf = _transformers_tokenizer(directory)
+    vocabulary = hf.get_vocab()
     special = {str(token): id for id, token in hf.added_tokens_decoder.items() if token.special}
     for name in ("<|image_pad|>", "<|video_pad|>"):
         if name not in special:
             raise TokenizerError(
                 f"{directory}: the tokenizer has no special token {name}; is it a Qwen2.5-VL model?"
             )
-    for name in ("chat_template", "pad_token_id", "eos_token_id"):
-        if getattr(hf, name) is None:
+    template = hf.chat_template or files["chat_template.json"].get("chat_template")
+    for name, value in (
+        ("chat_template", template),
+        *((n, getattr(hf, n)) for n in ("pad_token_id", "eos_token_id")),
+    ):
+        if value is None:
             raise TokenizerError(f"{directory}: the tokenizer has no {name}")
-    stop = _read_json(directory / "generation_config.json").get("eos_token_id", hf.eos_token_id)
-    return ChatTokenizer(
+    if not isinstance(template, str):
+        raise TokenizerError(f"{directory}: chat_template is not a text")
+    stop = files["generation_config.json"].get("eos_token_id")
+    stop = hf.eos_token_id if stop is None else stop
+    stop_tokens = tuple(stop) if isinstance(stop, list) else (stop,)
+    if not stop_tokens or not all(
+        type(token) is int and 0 <= token <= max(vocabulary.values()) for token in stop_tokens
+    ):
+        raise TokenizerError(
+            f"{directory / 'generation_config.json'}: eos_token_id is {reprlib.repr(stop)}, not tokens of the tokenizer"
+        )
+    tokenizer = ChatTokenizer(
         hf=hf,
+        template=ChatTemplate(template, dict(hf.special_tokens_map)),
         pad_token=hf.pad_token_id,
         end_of_turn=hf.eos_token_id,
-        stop_tokens=tuple(stop) if isinstance(stop, list) else (stop,),
+        stop_tokens=stop_tokens,
         image_token=special["<|image_pad|>"],
         video_token=special["<|video_pad|>"],
         structure=re.compile(f"({'|'.join(re.escape(name) for name in sorted(special, reverse=True))})"),
     )
-
-
-def _read_json(path: Path) -> dict:
     try:
-        content = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        _check_template(tokenizer)
+    except (TemplateError, TokenizerError) as error:
+        raise TokenizerError(f"{directory}: {error}") from error
+    return tokenizer
+
+
+def _transformers_tokenizer(directory: Path) -> Any:
+    from transformers import AutoTokenizer, Qwen2_5_VLConfig
+
+    try:
+        # With a config of its own, for it would build whatever config.json asks for.
+        return AutoTokenizer.from_pretrained(
+            directory, config=Qwen2_5_VLConfig(), local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # the libraries raise every kind for a file that is not what they expect
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise TokenizerError(
+            f"{directory}: tokenizer.json and what belongs to it cannot be loaded: {reason}"
+        ) from error
+
+
+def _check_template(tokenizer: ChatTokenizer) -> None:
+    """Renders what the program asks: with and without a system turn, an image or a video."""
+    usual, text = [], {"type": "text", "text": "x"}
+    for system, media in itertools.product(
+        ([], [{"role": "system", "content": [text]}]), (None, "image", "video")
+    ):
+        content = [text] if media is None else [{"type": media}, text]
+        usual.append([*system, {"role": "user", "content": content}])
+    tokenizer.template.prepare([_with_marks(messages)[0] for messages in usual])
+    for messages in usual:
+        tokenizer.encode_chat(messages, [1] * (len(messages[-1]["content"]) - 1))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return read_object(path) if path.is_file() else {}
     except ValueError as error:
-        raise TokenizerError(f"{path}: {error}") from None
-    if not isinstance(content, dict):
-        raise TokenizerError(f"{path}: is not a JSON object")
-    return content
+        raise TokenizerError(str(error)) from error

@@ -93,20 +93,5 @@ def load_chat_model(
     if dtype is None:
         dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     model, config = load_model(path, dtype=dtype, mesh=mesh, rules=ROLLOUT_RULES)
-    _check_match(path, tokenizer, config)
+    tokenizer.check_fits(config)
     return ChatModel(model, config, tokenizer, PromptLayout.of(config, rule), np.dtype(jnp.dtype(dtype)), mesh)
-
-
-def _check_match(path, tokenizer: ChatTokenizer, config: ModelConfig) -> None:
-    """Ids that the model does not know would be read as other tokens, silently."""
-    ours, theirs = (tokenizer.image_token, tokenizer.video_token), (config.image_token, config.video_token)
-    if ours != theirs:
-        raise CheckpointError(
-            f"{path}: the tokenizer's image and video tokens are {ours}, config.json says {theirs}: "
-            "the two belong to different models"
-        )
-    if len(tokenizer.hf) > config.text.vocab:
-        raise CheckpointError(
-            f"{path}: the tokenizer has {len(tokenizer.hf)} tokens, the model's vocabulary only "
-            f"{config.text.vocab}: the two belong to different models"
-        )

@@ -1,7 +1,8 @@
 """Model shapes and constants, read from a checkpoint's `config.json` in either layout in the wild."""
 
+import reprlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 
 class UnsupportedModel(ValueError):
@@ -67,6 +68,46 @@ class ModelConfig:
     vision_end_token: int
 
 
+Config = TypeVar("Config", TextConfig, VisionConfig)
+
+# Our fields by their names in config.json.
+_TEXT = {
+    "layers": "num_hidden_layers",
+    "width": "hidden_size",
+    "heads": "num_attention_heads",
+    "kv_heads": "num_key_value_heads",
+    "mlp": "intermediate_size",
+    "vocab": "vocab_size",
+    "mrope_section": "mrope_section",
+    "rope_theta": "rope_theta",
+    "norm_eps": "rms_norm_eps",
+    "tied": "tie_word_embeddings",
+}
+_VISION = {
+    "layers": "depth",
+    "width": "hidden_size",
+    "heads": "num_heads",
+    "mlp": "intermediate_size",
+    "out_width": "out_hidden_size",
+    "full_attention_layers": "fullatt_block_indexes",
+    "channels": "in_chans",
+    "patch": "patch_size",
+    "merge": "spatial_merge_size",
+    "temporal": "temporal_patch_size",
+    "window": "window_size",
+    "tokens_per_second": "tokens_per_second",
+    "rope_theta": "rope_theta",
+}
+_TOKENS = {
+    "image_token": ("image_token_id", 151655),
+    "video_token": ("video_token_id", 151656),
+    "vision_start_token": ("vision_start_token_id", 151652),
+    "vision_end_token": ("vision_end_token_id", 151653),
+}
+# Far above every published model. What is made from a config before its weights are seen grows with these.
+_MOST_LAYERS, _LARGEST = 1000, 2**20
+
+
 def flatten_hf_config(hf: dict[str, Any]) -> dict[str, Any]:
     """The published flat layout from either layout: what older transformers and vLLM read too.
 
@@ -74,92 +115,118 @@ def flatten_hf_config(hf: dict[str, Any]) -> dict[str, Any]:
     published files have `rope_theta` and `rope_scaling`.
     """
     flat = {key: value for key, value in hf.items() if key != "text_config"}
-    for key, value in hf.get("text_config", {}).items():
+    for key, value in _object(hf, "text_config").items():
         if key not in ("model_type", "dtype", "torch_dtype") and value is not None:
             flat.setdefault(key, value)
     if dtype := flat.pop("dtype", None):
         flat["torch_dtype"] = dtype
-    if rope := flat.pop("rope_parameters", None):
-        rope = dict(rope)
+    if rope := dict(_object(flat, "rope_parameters")):
         flat.setdefault("rope_theta", rope.pop("rope_theta", 1_000_000.0))
         kind = rope.pop("rope_type", rope.pop("type", "default"))
         rope.pop("type", None)
         flat["rope_scaling"] = {"type": "mrope" if kind in ("default", "mrope") else kind, **rope}
+    flat.pop("rope_parameters", None)
     return flat
 
 
 def parse_hf_config(hf: dict[str, Any]) -> ModelConfig:
     if hf.get("model_type") != "qwen2_5_vl":
         raise UnsupportedModel(
-            f"model_type is {hf.get('model_type')!r}; this program runs 'qwen2_5_vl' (Qwen2.5-VL)"
+            f"model_type is {reprlib.repr(hf.get('model_type'))}; this program runs 'qwen2_5_vl' (Qwen2.5-VL)"
         )
     flat = flatten_hf_config(hf)
-    try:
-        config = ModelConfig(
-            text=_text_config(flat),
-            vision=_vision_config(flat["vision_config"]),
-            image_token=flat.get("image_token_id", 151655),
-            video_token=flat.get("video_token_id", 151656),
-            vision_start_token=flat.get("vision_start_token_id", 151652),
-            vision_end_token=flat.get("vision_end_token_id", 151653),
-        )
-    except KeyError as missing:
-        raise UnsupportedModel(f"config.json has no field {missing}") from None
+    text, vision = _text_config(flat), _vision_config(_object(flat, "vision_config"))
+    tokens = {
+        ours: _checked(theirs, flat.get(theirs, default), int, least=0, most=text.vocab - 1)
+        for ours, (theirs, default) in _TOKENS.items()
+    }
+    config = ModelConfig(text, vision, **tokens)
     _check(config)
     return config
 
 
 def _text_config(flat: dict[str, Any]) -> TextConfig:
     _refuse_unless(flat, hidden_act="silu", use_sliding_window=False, attention_dropout=0.0)
-    if "sliding_attention" in flat.get("layer_types", ()):
+    layer_types = flat.get("layer_types")
+    if isinstance(layer_types, list) and "sliding_attention" in layer_types:
         raise UnsupportedModel("layer_types has 'sliding_attention'; only full attention is supported")
-    rope = flat.get("rope_scaling") or {}
+    rope = _object(flat, "rope_scaling")
     kind = rope.get("rope_type", rope.get("type", "mrope"))
     if kind not in ("mrope", "default"):
-        raise UnsupportedModel(f"rope_scaling type {kind!r} is not supported; published checkpoints use 'mrope'")
-    heads, width = flat["num_attention_heads"], flat["hidden_size"]
-    if "head_dim" in flat and flat["head_dim"] * heads != width:
-        raise UnsupportedModel(f"head_dim {flat['head_dim']} x {heads} heads is not hidden_size {width}")
-    return TextConfig(
-        layers=flat["num_hidden_layers"],
-        width=width,
-        heads=heads,
-        kv_heads=flat.get("num_key_value_heads", heads),
-        mlp=flat["intermediate_size"],
-        vocab=flat["vocab_size"],
-        mrope_section=tuple(rope.get("mrope_section", (16, 24, 24))),
-        rope_theta=float(flat.get("rope_theta", 1_000_000.0)),
-        norm_eps=float(flat.get("rms_norm_eps", 1e-5)),
-        tied=bool(flat.get("tie_word_embeddings", False)),
-    )
+        raise UnsupportedModel(
+            f"rope_scaling type {reprlib.repr(kind)} is not supported; published checkpoints use 'mrope'"
+        )
+    defaults = {
+        "num_key_value_heads": flat.get("num_attention_heads"),
+        "mrope_section": rope.get("mrope_section", [16, 24, 24]),
+        "rope_theta": 1_000_000.0,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": False,
+    }
+    text = _read(TextConfig, _TEXT, defaults | flat)
+    if flat.get("head_dim") not in (None, text.head_dim):
+        raise UnsupportedModel(
+            f"head_dim {reprlib.repr(flat['head_dim'])} x {text.heads} heads is not hidden_size {text.width}"
+        )
+    return text
 
 
 def _vision_config(vision: dict[str, Any]) -> VisionConfig:
-    _refuse_unless(vision, hidden_act="silu")
-    rope = vision.get("rope_parameters") or {}
+    _refuse_unless(vision, hidden_act="silu", in_chans=3, in_channels=3)
+    rope = _object(vision, "rope_parameters")
     if rope.get("rope_type", "axial") != "axial":
-        raise UnsupportedModel(f"vision rope_type {rope['rope_type']!r} is not supported; only 'axial'")
-    return VisionConfig(
-        layers=vision["depth"],
-        width=vision["hidden_size"],
-        heads=vision["num_heads"],
-        mlp=vision["intermediate_size"],
-        out_width=vision["out_hidden_size"],
-        full_attention_layers=tuple(vision.get("fullatt_block_indexes", (7, 15, 23, 31))),
-        channels=vision.get("in_chans", vision.get("in_channels", 3)),
-        patch=vision.get("patch_size", 14),
-        merge=vision.get("spatial_merge_size", 2),
-        temporal=vision.get("temporal_patch_size", 2),
-        window=vision.get("window_size", 112),
-        tokens_per_second=float(vision.get("tokens_per_second", 4)),
-        rope_theta=float(rope.get("rope_theta", 10_000.0)),
-    )
+        raise UnsupportedModel(
+            f"vision rope_type {reprlib.repr(rope['rope_type'])} is not supported; only 'axial'"
+        )
+    defaults = {"fullatt_block_indexes": [7, 15, 23, 31], "rope_theta": rope.get("rope_theta")}
+    return _read(VisionConfig, _VISION, defaults | vision, "vision_config.")
+
+
+def _object(fields: dict[str, Any], name: str) -> dict[str, Any]:
+    """A section of the file; empty if it is not there."""
+    value = fields.get(name)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise UnsupportedModel(f"{name} is {reprlib.repr(value)}, not an object of fields")
+    return value
+
+
+def _read(kind: type[Config], names: dict[str, str], fields: dict[str, Any], where: str = "") -> Config:
+    """A config of `fields`, each checked against the type that the class declares; null is as good as absent."""
+    values = {}
+    for ours, declared in get_type_hints(kind).items():
+        name = where + names[ours]
+        if (value := fields.get(names[ours])) is not None:
+            most = _MOST_LAYERS if ours == "layers" else _LARGEST
+            values[ours] = _checked(name, value, declared, most=most)
+        elif not hasattr(kind, ours):  # no default
+            raise UnsupportedModel(f"config.json has no field '{name}'")
+    return kind(**values)
+
+
+def _checked(name: str, value: Any, declared: Any, *, least: int = 1, most: int = _LARGEST) -> Any:
+    if get_origin(declared) is tuple:
+        kinds = get_args(declared)
+        if not isinstance(value, list | tuple) or (... not in kinds and len(value) != len(kinds)):
+            count = "" if ... in kinds else f"{len(kinds)} "
+            raise UnsupportedModel(f"{name} is {reprlib.repr(value)}, not a list of {count}whole numbers")
+        return tuple(_checked(name, each, kinds[0], least=0) for each in value)
+    if declared is bool:
+        right, wanted = isinstance(value, bool), "true or false"
+    elif declared is float:
+        right, wanted = type(value) in (int, float) and 0 < value < 1e30, "a positive number"
+    else:
+        right, wanted = type(value) is int and least <= value <= most, f"a whole number from {least} to {most}"
+    if not right:
+        raise UnsupportedModel(f"{name} is {reprlib.repr(value)}, not {wanted}")
+    return declared(value)
 
 
 def _refuse_unless(fields: dict[str, Any], **supported: Any) -> None:
     for name, value in supported.items():
         if fields.get(name, value) not in (value, None):
-            raise UnsupportedModel(f"{name}={fields[name]!r} is not supported; only {value!r}")
+            raise UnsupportedModel(f"{name}={reprlib.repr(fields[name])} is not supported; only {value!r}")
 
 
 def _check(config: ModelConfig) -> None:

@@ -26,7 +26,7 @@ from vr1_jax.data.quarantine import Quarantine
 from vr1_jax.data.record_file import RecordFile
 from vr1_jax.data.sources import Kind, Source
 from vr1_jax.data.tokenizer import ChatTokenizer, load_tokenizer
-from vr1_jax.models.config import ModelConfig, parse_hf_config
+from vr1_jax.models.config import ModelConfig
 from vr1_jax.models.qwen25vl import Qwen25VL, abstract_model
 from vr1_jax.rl.experience import Sampler
 from vr1_jax.sharding import TRAIN_RULES, abstract, make_mesh, shardings
@@ -35,8 +35,8 @@ from vr1_jax.training.checkpoint import Checkpoints
 from vr1_jax.training.steps import init_state
 from vr1_jax.types import TrainState
 from vr1_jax.weights.checkpoint_dir import HF, assets_directory
-from vr1_jax.weights.json_files import read_json
-from vr1_jax.weights.loading import load_model
+from vr1_jax.weights.hf_directory import parse_config, read_hf_config
+from vr1_jax.weights.loading import load_model, open_source
 
 # Fields of the config that a resumed run may change: they do not change what is learned, or, as the directory of
 # the model it began with, are checked by content.
@@ -91,8 +91,13 @@ def make_meshes(config: TrainConfig) -> Meshes:
 
 def check(config: TrainConfig, meshes: Meshes) -> None:
     """Refuse what cannot work before anything large is read, naming the field."""
-    check_layout(config, read_model_config(config), meshes)
+    model = read_model_config(config)
+    check_layout(config, model, meshes)
     check_files(config)
+    if not (Path(config.run) / HF).is_dir():  # or a model that cannot be used would stay in the run directory
+        load_tokenizer(assets_directory(Path(config.model))).check_fits(model)
+        if not config.from_scratch:
+            open_source(Path(config.model))
 
 
 def check_layout(config: TrainConfig, model: ModelConfig, meshes: Meshes) -> None:
@@ -160,10 +165,10 @@ def check_files(config: TrainConfig) -> None:
 
 
 def read_model_config(config: TrainConfig) -> ModelConfig:
-    path = assets_directory(Path(config.model)) / "config.json"
-    if not path.is_file():
+    assets = assets_directory(Path(config.model))
+    if not (assets / "config.json").is_file():
         raise ConfigError(f"model: {config.model}: no config.json there")
-    return parse_hf_config(read_json(path))
+    return parse_config(read_hf_config(assets), assets)
 
 
 @contextlib.contextmanager
@@ -180,7 +185,7 @@ def open_run(run: Path, config: TrainConfig) -> Iterator[Checkpoints]:
 def load(config: TrainConfig, meshes: Meshes, checkpoints: Checkpoints) -> Program:
     """The data, which may refuse the config; then weights, of the newest checkpoint or of the model."""
     run, mesh = Path(config.run), meshes.train
-    model_config, tokenizer = parse_hf_config(read_json(run / HF / "config.json")), load_tokenizer(run / HF)
+    model_config, tokenizer = parse_config(read_hf_config(run / HF), run / HF), load_tokenizer(run / HF)
     layout = PromptLayout.of(model_config, config.data.positions, config.data.spacing)
     process = {"process": jax.process_index(), "processes": jax.process_count()}
     quarantine = Quarantine(run / "quarantine.jsonl", config.data.max_bad_share, **process)

@@ -10,6 +10,7 @@ Index = tuple[slice, ...]
 _BITS = {2: np.uint16, 4: np.uint32}
 _FILE_BYTES = 32 * 2**20
 _PART_BYTES = 4 * 2**20
+_CACHED = 2**17  # values
 
 
 def everything(shape: tuple[int, ...]) -> Index:
@@ -55,3 +56,11 @@ def copy_into(target: np.ndarray, source: np.ndarray) -> None:
         target, source = target.view(bits), source.view(bits)
     with np.errstate(over="ignore"):  # whoever narrows to float16 looks for infinities itself
         target[...] = source
+
+
+def is_finite(block: np.ndarray) -> bool:
+    """Whether no value is NaN or infinite, in pieces that stay in the processor's cache."""
+    bits = _BITS[block.dtype.itemsize]
+    infinity = np.array(np.inf, block.dtype).view(bits) << 1  # without the sign; NaNs are larger
+    flat = block.reshape(-1).view(bits)
+    return all(((flat[i : i + _CACHED] << 1) < infinity).all() for i in range(0, flat.size, _CACHED))
