@@ -15,6 +15,7 @@ from vr1_jax.rl.experience import place_rows
 from vr1_jax.sampling import generate as sampling
 from vr1_jax.sampling.generate import Limits, Plan
 from vr1_jax.sampling.settings import SamplingConfig
+from vr1_jax.weights.errors import CheckpointError
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what decoding leaves of a character that is not whole
 
@@ -97,6 +98,8 @@ def batch_answers(
 
 def _snapshot(state: sampling.SamplingState) -> Answers:
     tokens, logps, lengths, done = jax.device_get((state.tokens, state.logps, state.lengths, state.done))
+    if not np.isfinite(logps).all():
+        raise CheckpointError("the model's log-probs are not finite numbers: its weights are damaged")
     rows = range(tokens.shape[1])
     return Answers(
         [tokens[0, row, : lengths[0, row]].tolist() for row in rows],

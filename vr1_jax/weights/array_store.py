@@ -105,11 +105,14 @@ class StoredParameters:
 
     def _read(self, path: str, index: Index) -> np.ndarray:
         try:
-            return self._stores[path][index].read().result()
+            block = self._stores[path][index].read().result()
         except (ValueError, OSError) as error:
             raise CheckpointError(
                 f"{self._directory}: cannot read {path}, a file is damaged or lost: {error}"
             ) from error
+        if not blocks.is_finite(block):
+            raise CheckpointError(f"{self._directory}: {path} has values that are not finite numbers")
+        return block
 
     def _open(self, path: str, shape: tuple[int, ...]) -> ts.TensorStore:
         files = {"driver": "file", "path": f"{self._directory}/"}

@@ -68,14 +68,14 @@ def flax_to_hf(
 ) -> None:
     """Export a checkpoint; without a dtype, that of the model it started from (its config's torch_dtype)."""
     found = find_checkpoint(checkpoint, step)
+    shapes = parameter_shapes(abstract_model(found.config))
     hf_config = flatten_hf_config(found.hf_config)
     name = dtype or hf_config.get("torch_dtype") or "float32"
-    if name not in _DTYPE_OF:
+    if name not in [*_DTYPE_OF]:  # a list: a broken file may hold what has no hash
         raise CheckpointError(
             f"{found.assets / 'config.json'}: torch_dtype {name!r} is not one of {', '.join(_DTYPE_OF)}"
         )
     target = _DTYPE_OF[name]
-    shapes = parameter_shapes(abstract_model(found.config))
     source = StoredParameters(found.directory, shapes)
     published = {
         key: rule.published_shape(rule.layer_shape(shapes[rule.path]))

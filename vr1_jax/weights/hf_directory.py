@@ -197,6 +197,8 @@ def _fill(out: np.ndarray, rule: mapping.Rule, tensor: Tensor, shape: tuple[int,
     whole = all(len(axis) == 1 for axis in runs)
     block = tensor.read(*(axis[0] for axis in runs)) if whole else np.block(_nested(runs, tensor))
     blocks.copy_into(out, rule.from_published(block, out.shape))
+    if not blocks.is_finite(out):
+        raise CheckpointError(f"{tensor.file}: {tensor.key} has values that are not finite numbers in {out.dtype}")
 
 
 def _nested(runs: list[list[slice]], tensor: Tensor, *outer: slice) -> list:
