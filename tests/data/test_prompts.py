@@ -1,7 +1,6 @@
 """Prompts are upstream's to the character, and token for token what Hugging Face makes of ordinary text."""
 
 import json
-import pickle
 import re
 
 import pytest
@@ -194,11 +193,13 @@ def test_visual_tokens_must_fit_the_record(small):
         small.encode_chat(prompt_messages(sample()), [2, 2])
 
 
-def test_a_template_that_alters_text_is_refused(small):
-    altered = pickle.loads(pickle.dumps(small))
-    altered.hf.chat_template = "{% for m in messages %}<|im_start|>{{ m.role }}<|im_end|>{% endfor %}"
+def test_a_template_that_alters_text_is_refused(tmp_path):
+    write_tokenizer(tmp_path)
+    (tmp_path / "chat_template.jinja").write_text(
+        "{% for m in messages %}<|im_start|>{{ m.role }}<|im_end|>{% endfor %}"
+    )
     with pytest.raises(TokenizerError, match="alters the text"):
-        encode_prompt(sample(data_type="text", path=None), altered, 0)
+        load_tokenizer(tmp_path)
 
 
 def test_supervised_tokens_are_the_rendered_conversation(tokenizer):

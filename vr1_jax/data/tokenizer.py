@@ -125,7 +125,6 @@ def load_tokenizer(directory: str | Path) -> ChatTokenizer:
         raise TokenizerError(f"{directory}: no tokenizer.json; --model and --tokenizer take a model directory")
     files = {name: _read_json(directory / name) for name in JSON_FILES}
     hf = _transformers_tokenizer(directory)
-    vocabulary = hf.get_vocab()
     special = {str(token): id for id, token in hf.added_tokens_decoder.items() if token.special}
     for name in ("<|image_pad|>", "<|video_pad|>"):
         if name not in special:
@@ -142,20 +141,18 @@ def load_tokenizer(directory: str | Path) -> ChatTokenizer:
     if not isinstance(template, str):
         raise TokenizerError(f"{directory}: chat_template is not a text")
     stop = files["generation_config.json"].get("eos_token_id")
-    stop = hf.eos_token_id if stop is None else stop
-    stop_tokens = tuple(stop) if isinstance(stop, list) else (stop,)
-    if not stop_tokens or not all(
-        type(token) is int and 0 <= token <= max(vocabulary.values()) for token in stop_tokens
-    ):
+    stop_tokens = stop if isinstance(stop, list) else [hf.eos_token_id if stop is None else stop]
+    known = range(max(hf.get_vocab().values()) + 1)
+    if not stop_tokens or not all(type(token) is int and token in known for token in stop_tokens):
         raise TokenizerError(
-            f"{directory / 'generation_config.json'}: eos_token_id is {reprlib.repr(stop)}, not tokens of the tokenizer"
+            f"{directory / 'generation_config.json'}: eos_token_id is {reprlib.repr(stop)}, not tokens it has"
         )
     tokenizer = ChatTokenizer(
         hf=hf,
         template=ChatTemplate(template, dict(hf.special_tokens_map)),
         pad_token=hf.pad_token_id,
         end_of_turn=hf.eos_token_id,
-        stop_tokens=stop_tokens,
+        stop_tokens=tuple(stop_tokens),
         image_token=special["<|image_pad|>"],
         video_token=special["<|video_pad|>"],
         structure=re.compile(f"({'|'.join(re.escape(name) for name in sorted(special, reverse=True))})"),

@@ -22,6 +22,7 @@ from vr1_jax.sharding import ROLLOUT_RULES
 from vr1_jax.types import Prompt
 from vr1_jax.weights.checkpoint_dir import assets_directory
 from vr1_jax.weights.errors import CheckpointError
+from vr1_jax.weights.hf_directory import parse_config, read_hf_config
 from vr1_jax.weights.loading import load_model
 
 
@@ -89,9 +90,10 @@ def load_chat_model(
     """
     if not Path(path).is_dir():
         raise CheckpointError(f"{path}: no such directory; --model takes a model directory")
-    tokenizer = load_tokenizer(assets_directory(Path(path)))
+    assets = assets_directory(Path(path))
+    tokenizer = load_tokenizer(assets)
+    tokenizer.check_fits(parse_config(read_hf_config(assets), assets))
     if dtype is None:
         dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     model, config = load_model(path, dtype=dtype, mesh=mesh, rules=ROLLOUT_RULES)
-    tokenizer.check_fits(config)
     return ChatModel(model, config, tokenizer, PromptLayout.of(config, rule), np.dtype(jnp.dtype(dtype)), mesh)
