@@ -1,0 +1,1 @@
+from hostile_models import commands, model, refused, world  # noqa: F401 (fixtures)
