@@ -294,10 +294,7 @@ def _fresh_state(
 ) -> TrainState:
     where = jax.tree.map(lambda x: x.sharding, like)
     if config.from_scratch:
-
-        def make(key):
-            return init_state(Qwen25VL(model_config, key), config.optimizer)
-
-        return jax.jit(make, out_shardings=where)(jax.random.key(config.seed))
+        make = jax.jit(lambda key: init_state(Qwen25VL(model_config, key), config.optimizer), out_shardings=where)
+        return make(jax.random.key(config.seed))
     model, _ = load_model(config.model, dtype=jnp.float32, mesh=mesh, step=begun)
     return jax.jit(lambda m: init_state(m, config.optimizer), out_shardings=where, donate_argnums=0)(model)
