@@ -89,7 +89,8 @@ class TrainConfig:
     old_logps: Literal["trainer", "sampler"] = "trainer"
     stop_after_skips: int = 20  # in a row, of steps whose loss or gradient is not finite
     from_scratch: bool = False  # random weights; `model` gives config and tokenizer only
-    drop_silent_groups: bool = False  # leave groups without advantage out of the loss, KL penalty included
+    # Leave groups without advantage out of the loss, KL penalty included: they only pull towards the reference.
+    drop_silent_groups: bool = False
     refill_rounds: int = 0  # further batches a step may ask to replace groups without advantage
     seed: int = 0
     compute_dtype: Literal["bfloat16", "float32"] = "bfloat16"
@@ -132,6 +133,10 @@ class TrainConfig:
             raise ConfigError("updates_per_batch and epochs_per_batch are for stage rl; in sft they must be 1")
         if self.stage == "rl" and self.from_scratch and self.grpo.beta > 0:
             raise ConfigError("from_scratch leaves no reference to stay near; set grpo.beta to 0")
+        if self.grpo.overlong > (limit := self.rollout.sampling.max_new_tokens):
+            raise ConfigError(f"grpo.overlong is {self.grpo.overlong}; answers have at most {limit} tokens")
+        if self.grpo.sampler_cap and self.old_logps == "sampler":
+            raise ConfigError("grpo.sampler_cap weighs the trainer's log-probs; set old_logps to trainer")
         for name in ("rollout.shuffled_group", "data.workers"):
             if (value := _get(self, name)) < 0:
                 raise ConfigError(f"{name} is {value}; it must not be negative")
