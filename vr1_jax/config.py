@@ -54,6 +54,12 @@ class DataConfig:
     # Of the steps on images or videos; texts keep the share that they are of the records. None takes all records
     # as they come, 0 leaves images out, 1 videos.
     image_share: float | None = None
+    # How often records are drawn by their data_source, 1 if not named: 2 is twice in every pass, 0 never, 0.5 a
+    # random half of its records.
+    source_weights: dict[str, float] = field(default_factory=dict)
+    pass_rate: tuple[float, float] | None = (
+        None  # only records whose pass_rate lies within; see scripts/annotate.py
+    )
     frames: FrameBudget = TRAINING_BUDGET
     images: ImageBudget = IMAGE_BUDGET
     positions: PositionRule = "published"
@@ -142,6 +148,12 @@ class TrainConfig:
                 raise ConfigError(f"{name} is {value}; it must not be negative")
         if self.data.image_share is not None and not 0 <= self.data.image_share <= 1:
             raise ConfigError(f"data.image_share is {self.data.image_share}; it must lie in 0..1")
+        low, high = self.data.pass_rate or (0, 1)
+        if not 0 <= low <= high <= 1:
+            raise ConfigError(f"data.pass_rate is {low} {high}; it must be two numbers in 0..1, the lower first")
+        for source, weight in self.data.source_weights.items():
+            if not 0 <= weight < float("inf"):
+                raise ConfigError(f"data.source_weights: {source!r} weighs {weight}; it must not be negative")
         if not self.data.records:
             raise ConfigError("data.records names no file")
         if self.stage == "rl" and self.rollout.group < 2:

@@ -160,6 +160,8 @@ def test_options_that_cannot_work_are_refused(world, sft, tmp_path, changes, mes
         ),
         ({"data": {"image_buckets": (Bucket(4, 16, 16),)}}, "16 visual tokens, which leave no room"),
         ({"model": "nowhere"}, "model: nowhere: no config.json"),
+        ({"data": {"pass_rate": (0.9, 0.1)}}, "data.pass_rate is 0.9 0.1; .* the lower first"),
+        ({"data": {"source_weights": {"a": -1.0}}}, "data.source_weights: 'a' weighs -1.0"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_loaded(world, tmp_path, changes, message):
