@@ -6,10 +6,13 @@ Several answers are drawn to each record. One is kept if it ends, has its tags i
 thought of fair length that does not turn in a loop, concludes what it answers, and says something new. The output
 has the form of Video-R1's CoT set: the records with their "process", ready for supervised training.
 
-Beside it stand cot.json.report.json (what was kept and dropped, by reason, with examples) and
-cot.json.samples.jsonl (all answers). Stopped by anything at all, the same command goes on where it was and ends
-with the same file; with other rules, as --min-reward 0.8 --force, it judges the answers anew and samples nothing.
-A record that cannot be read is refused once, by name, and tried again if its line is taken out of the samples.
+Beside it stand cot.json.report.json (what was kept and dropped, by reason, with examples),
+cot.json.rated.jsonl (all records with their "pass_rate", the share of answers rewarded with --min-reward or more,
+which training selects by: --data.pass-rate 0.1 0.9) and cot.json.samples.jsonl (all answers).
+
+Stopped by anything at all, the same command goes on where it was and ends with the same file; with other rules, as
+--min-reward 0.8 --force, it judges the answers anew and samples nothing. A record that cannot be read is
+refused once, by name, and tried again if its line is taken out of the samples.
 
 Video-R1 drew one answer: --samples 1 --max-new-tokens 512 --prompt upstream --reward-rules upstream.
 

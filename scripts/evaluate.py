@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 NEEDED = ("model", "annotations", "media_root", "frames", "out")
 AS_CHOSEN = (
     *("model", "annotations", "media_root", "out", "rules", "prompt", "positions"),
-    *("dtype", "seed", "limit", "tensor", "rows", "force"),
+    *("dtype", "seed", "samples", "limit", "tensor", "rows", "force"),
 )
 SHOWN_PROBLEMS = 3
 
@@ -57,6 +57,13 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     asking.add_argument("--greedy", action="store_true", help="always the most likely token")
     asking.add_argument("--seed", type=int, default=0, metavar="N", help="of the drawing; default 0")
     asking.add_argument(
+        "--samples",
+        type=int,
+        default=1,
+        metavar="N",
+        help="answers to each question, for pass@k and maj@k; draw them with --temperature 1 --top-p 0.95",
+    )
+    asking.add_argument(
         "--positions",
         choices=("published", "transformers5"),
         default="published",
@@ -86,7 +93,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         parser.error("--json goes with --compare")
     if not (math.isfinite(chosen.temperature) and math.isfinite(chosen.top_p)):
         parser.error("--temperature and --top-p must be finite numbers")
-    for name in ("limit", "tensor", "rows", "workers"):
+    if chosen.samples > 1 and (chosen.greedy or chosen.temperature == 0):
+        parser.error(f"greedy decoding gives the same answer {chosen.samples} times; leave out --samples")
+    for name in ("samples", "limit", "tensor", "rows", "workers"):
         if getattr(chosen, name) is not None and getattr(chosen, name) < 1:
             parser.error(f"--{name} is {getattr(chosen, name)}; it must be at least 1")
     return chosen

@@ -13,7 +13,7 @@ from vr1_jax.config_files import to_json
 from vr1_jax.data.frames import FrameBudget, ImageBudget
 from vr1_jax.data.tokenizer import ChatTokenizer
 from vr1_jax.rl.advantages import GRPOConfig
-from vr1_jax.rl.experience import judge
+from vr1_jax.rl.experience import Read, judge
 from vr1_jax.training.rollouts import write_rollouts
 from vr1_jax.types import Completion
 
@@ -87,7 +87,13 @@ class Writer:
             ordered, shuffled = 0.3 + 0.5 * done + noise[3], 0.3 + 0.1 * done + noise[4]
             values |= {"reward": 1 + ordered, "accuracy": ordered, "accuracy_video": ordered}
             values |= {"accuracy_shuffled": shuffled, "temporal_gap": ordered - shuffled, "temporal_signal": 0.2}
-            values |= {"length": 40 + 5 * noise[5], "kl": 0.01 * done, "format": 0.9, "seconds_rollout": 2.0}
+            values |= {
+                "length": 40 + 5 * noise[5],
+                "cut_off": 0.0,
+                "kl": 0.01 * done,
+                "format": 0.9,
+                "seconds_rollout": 2.0,
+            }
             values |= {"sampler_gap_mean": 0.002, "sampler_gap_max": 0.1, "no_signal": 0.3}
         if step % 5 == 4:
             values |= {"heldout_accuracy": 0.3 + 0.4 * done, "heldout_accuracy_error": 0.04}
@@ -104,7 +110,8 @@ class Writer:
                 for row in answers
             ]
             completions.append(self._completion(tokens))
-            read.append((answers, np.array([[len(t) for t in row] for row in tokens])))
+            lengths = np.array([[len(t) for t in row] for row in tokens])
+            read.append(Read(answers, lengths, np.ones_like(lengths, bool)))
         judged = judge(GRPOConfig.paper(), samples, *read)
         write_rollouts(self.run, (step, 0, 0), samples, judged, completions)
 

@@ -54,6 +54,12 @@ class DataConfig:
     # Of the steps on images or videos; texts keep the share that they are of the records. None takes all records
     # as they come, 0 leaves images out, 1 videos.
     image_share: float | None = None
+    # How often records are drawn by their data_source, 1 if not named: 2 is twice in every pass, 0 never, 0.5 a
+    # random half of its records.
+    source_weights: dict[str, float] = field(default_factory=dict)
+    pass_rate: tuple[float, float] | None = (
+        None  # only records whose pass_rate lies within; see scripts/annotate.py
+    )
     frames: FrameBudget = TRAINING_BUDGET
     images: ImageBudget = IMAGE_BUDGET
     positions: PositionRule = "published"
@@ -89,7 +95,8 @@ class TrainConfig:
     old_logps: Literal["trainer", "sampler"] = "trainer"
     stop_after_skips: int = 20  # in a row, of steps whose loss or gradient is not finite
     from_scratch: bool = False  # random weights; `model` gives config and tokenizer only
-    drop_silent_groups: bool = False  # leave groups without advantage out of the loss, KL penalty included
+    # Leave groups without advantage out of the loss, KL penalty included: they only pull towards the reference.
+    drop_silent_groups: bool = False
     refill_rounds: int = 0  # further batches a step may ask to replace groups without advantage
     seed: int = 0
     compute_dtype: Literal["bfloat16", "float32"] = "bfloat16"
@@ -132,11 +139,21 @@ class TrainConfig:
             raise ConfigError("updates_per_batch and epochs_per_batch are for stage rl; in sft they must be 1")
         if self.stage == "rl" and self.from_scratch and self.grpo.beta > 0:
             raise ConfigError("from_scratch leaves no reference to stay near; set grpo.beta to 0")
+        if self.grpo.overlong > (limit := self.rollout.sampling.max_new_tokens):
+            raise ConfigError(f"grpo.overlong is {self.grpo.overlong}; answers have at most {limit} tokens")
+        if self.grpo.sampler_cap and self.old_logps == "sampler":
+            raise ConfigError("grpo.sampler_cap weighs the trainer's log-probs; set old_logps to trainer")
         for name in ("rollout.shuffled_group", "data.workers"):
             if (value := _get(self, name)) < 0:
                 raise ConfigError(f"{name} is {value}; it must not be negative")
         if self.data.image_share is not None and not 0 <= self.data.image_share <= 1:
             raise ConfigError(f"data.image_share is {self.data.image_share}; it must lie in 0..1")
+        low, high = self.data.pass_rate or (0, 1)
+        if not 0 <= low <= high <= 1:
+            raise ConfigError(f"data.pass_rate is {low} {high}; it must be two numbers in 0..1, the lower first")
+        for source, weight in self.data.source_weights.items():
+            if not 0 <= weight < float("inf"):
+                raise ConfigError(f"data.source_weights: {source!r} weighs {weight}; it must not be negative")
         if not self.data.records:
             raise ConfigError("data.records names no file")
         if self.stage == "rl" and self.rollout.group < 2:

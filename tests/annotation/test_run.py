@@ -8,7 +8,7 @@ from tiny_world import BUCKETS, encoder_of, layout_of, write_source
 
 from vr1_jax.annotation.config import AnnotateConfig
 from vr1_jax.annotation.rules import AnnotationError, Draft, KeepRules, RuleError
-from vr1_jax.annotation.run import DRAFTS, journal_path, report_path, write_kept
+from vr1_jax.annotation.run import DRAFTS, journal_path, rated_path, report_path, write_kept
 from vr1_jax.data.media import MediaReader
 from vr1_jax.data.pipeline import Batching, Pipeline
 from vr1_jax.data.record_file import RecordFile
@@ -59,7 +59,8 @@ def test_supervised_training_reads_the_output(source, make, tmp_path):
     out = RecordFile(make.config.out)
     assert len(out) == 10
     assert [out.raw(n) for n in range(10)] == [
-        source.records.raw(n) | {"process": f"<think>I look once, then again, and see number {n}.</think>"}
+        source.records.raw(n)
+        | {"pass_rate": 1 / 3, "process": f"<think>I look once, then again, and see number {n}.</think>"}
         for n in range(10)
     ]
     write_model_directory(tmp_path / "tiny", tiny_config())
@@ -103,6 +104,18 @@ def test_the_report_counts_everything(make):
     assert examples["format"][0]["why"] == "has no <think>"
     assert report["settings"]["keep"]["min_tokens"] == 4
     assert "reward              10   dropped" in tally.table()
+
+
+def test_every_record_that_could_be_asked_is_rated_whatever_is_kept(source, make):
+    """Of three answers one is right, and all of them where nothing is asked for."""
+    with pytest.raises(AnnotationError):
+        make(min_tokens=400)
+    rated = RecordFile(rated_path(make.config.out))
+    assert [rated.raw(n) for n in range(len(rated))] == [
+        source.records.raw(n) | {"pass_rate": 1 / 3} for n in range(10)
+    ]
+    make(min_reward=0.0)
+    assert {RecordFile(rated_path(make.config.out))[n].pass_rate for n in range(10)} == {1.0}
 
 
 def test_nothing_kept_writes_no_set(make):

@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from vr1_jax.rl import group_advantages, length_bonus, temporal_bonus
-from vr1_jax.rl.advantages import AlgorithmError, GRPOConfig, combine, list_differences, temporal_signal
+from vr1_jax.rl.advantages import (
+    AlgorithmError,
+    GRPOConfig,
+    combine,
+    list_differences,
+    overlong_penalty,
+    temporal_signal,
+)
 
 ASARRAY = [np.asarray, jnp.asarray, lambda values: np.asarray(values).tolist()]
 
@@ -331,3 +338,40 @@ def test_unknown_choices_are_refused_with_the_known_ones(name):
     object.__setattr__(config, name, "bogus")  # past the type checks that only tests have
     with pytest.raises(AlgorithmError, match=f"{name} is 'bogus'; use one of: "):
         config.__post_init__()
+
+
+# --- answers that are too long --------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(1, 40), st.integers(0, 60), st.integers(0, 2**32 - 1))
+def test_overlong_penalty_is_dapos(cache, room, seed):
+    """As arXiv 2503.14476 defines it, one answer at a time; an answer cannot be longer than the limit."""
+    limit = cache + room
+    lengths = np.random.default_rng(seed).integers(0, limit + 1, (2, 5))
+    expected = [
+        [0.0 if n <= limit - cache else ((limit - cache) - n) / cache for n in group] for group in lengths.tolist()
+    ]
+    np.testing.assert_allclose(overlong_penalty(lengths, limit=limit, cache=cache), expected, atol=1e-12)
+
+
+def test_overlong_penalty_by_hand():
+    penalty = overlong_penalty([[0, 80, 85, 90, 100]], limit=100, cache=20)
+    np.testing.assert_allclose(penalty, [[0, 0, -0.25, -0.5, -1]])
+    np.testing.assert_array_equal(overlong_penalty([[0, 100]], limit=100, cache=0), [[0, 0]])
+
+
+def test_the_penalty_is_a_part_of_the_reward():
+    tables = batch(lengths=[[70, 80, 90, 100]] * 3)
+    plain, penalised = (combine(GRPOConfig(overlong=cache), **tables, limit=100) for cache in (0, 20))
+    np.testing.assert_allclose(penalised.rewards - plain.rewards, [[0, 0, -0.5, -1]] * 3)
+    np.testing.assert_allclose(penalised.bonuses["overlong"], [[0, 0, -0.5, -1]] * 3)
+    np.testing.assert_allclose(penalised.advantages, group_advantages(penalised.rewards))
+    assert penalised.metrics["overlong_penalty"] == pytest.approx(-0.375)
+    assert not {"overlong_penalty"} & plain.metrics.keys()
+
+
+def test_dual_clip_bounds_from_above_one():
+    assert GRPOConfig(dual_clip=3.0).dual_clip == 3.0
+    with pytest.raises(AlgorithmError, match=r"dual_clip is 0\.5; it must be above 1"):
+        GRPOConfig(dual_clip=0.5)

@@ -5,6 +5,7 @@ torch's AdamW and ours agree but for one detail: its clipping divides by the nor
 """
 
 import copy
+import dataclasses
 import functools
 import math
 
@@ -230,6 +231,23 @@ def test_meshes_change_nothing(untied, experience, stepped, shape):
         np.testing.assert_allclose(metrics[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
     query = state.opt_state[1].mu.text.layers.query[...]
     assert query.addressable_shards[0].data.size * shape[1] * shape[2] == query.size  # moments are split too
+
+
+def test_the_samplers_own_log_probs_weigh_the_step(untied, experience):
+    """A sampler that gave every token half the trainer's chance: weight 2, or the cap where that is less."""
+    completion, model = experience.completion, untied[1]
+    logps = score(model, experience.prompt, completion.tokens).logps - jnp.log(2.0)
+    without_kl = dataclasses.replace(
+        experience, ref_logps=None, completion=dataclasses.replace(completion, logps=logps)
+    )
+    norms = {}
+    for cap in (0.0, 1.5, 3.0):
+        algorithm = dataclasses.replace(ALGORITHM, beta=0.0, sampler_cap=cap)
+        _, metrics = step(fresh_state(model), without_kl, algorithm=algorithm, optimizer=OPTIMIZER)
+        norms[cap] = float(metrics["grad_norm"])
+    assert norms[1.5] == pytest.approx(1.5 * norms[0.0], rel=1e-4)
+    assert norms[3.0] == pytest.approx(2.0 * norms[0.0], rel=1e-4)
+    assert float(metrics["sampler_weight_mean"]) == pytest.approx(2.0, rel=1e-4)
 
 
 def test_a_loss_that_is_not_finite_is_skipped_and_counted(untied, experience):

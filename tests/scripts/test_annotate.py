@@ -78,6 +78,7 @@ def test_a_random_model_is_refused_by_name(main, arguments, tmp_path, capsys):
     error = capsys.readouterr().err.splitlines()[-1]
     assert "nothing was kept" in error
     assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "cot.json.rated.jsonl",
         "cot.json.report.json",
         "cot.json.samples.jsonl",
         "records.json",

@@ -198,6 +198,25 @@ def test_other_settings_do_not_mix(evaluate, whole, tmp_path, monkeypatch):
     assert "--force" in error
 
 
+def test_several_answers_to_each_question(evaluate, whole, tmp_path):
+    """Four drawn answers; with fewer questions the same ones, for they depend on the question's number."""
+    out, fewer = tmp_path / "out.json", tmp_path / "fewer.json"
+    drawn = ("--samples", 4, "--temperature", 1.0, "--top-p", 1.0)
+    printed, _ = evaluate(out, *drawn, "--limit", 6)
+    evaluate(fewer, *drawn, "--limit", 2)
+    content, few = (json.loads(path.read_text()) for path in (out, fewer))
+    assert content["passport"]["samples"] == 4
+    assert content["results"][:2] == few["results"]
+    for result in content["results"]:
+        samples = result["passport"]["samples"]
+        assert len(samples) == 4
+        assert len({sample["output"] for sample in samples}) > 1
+        assert result["reward"] == sum(sample["reward"] for sample in samples) / 4
+    assert list(content["summary"]["pass@k"]) == list(content["summary"]["maj@k"]) == ["1", "2", "4"]
+    assert "pass@4" in printed
+    assert json.loads(finished(whole, evaluate).read_text())["passport"]["samples"] == 1
+
+
 def test_rules_change_scores_not_answers(evaluate, whole, tmp_path, command, capsys):
     first, out = finished(whole, evaluate), tmp_path / "out.json"
     evaluate(out, "--rules", "upstream", "--limit", 21)
@@ -218,6 +237,8 @@ def test_wrong_usage(command, arguments, tmp_path, annotations, capsys):
         (arguments(tmp_path / "x")[2:], "required: --model"),
         (arguments(tmp_path / "x", "--json"), "--compare"),
         (arguments(tmp_path / "x", "--limit", 0), "--limit"),
+        (arguments(tmp_path / "x", "--samples", 0), "--samples"),
+        (arguments(tmp_path / "x", "--samples", 2, "--greedy"), "the same answer 2 times"),
         (arguments(tmp_path / "x", "--temperature", "nan"), "finite"),
         (arguments(tmp_path / "x", "--rules", "strict"), "invalid choice"),
     ):

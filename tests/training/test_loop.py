@@ -1,6 +1,7 @@
 """Whole runs on the built-in world: they learn, they resume to the bit, they refuse what cannot work."""
 
 import dataclasses
+import gzip
 import json
 
 import jax
@@ -114,6 +115,35 @@ def test_ratios_against_the_samplers_log_probs(world, sft, plain_rl, tmp_path):
     assert line["loss"] == pytest.approx(first["loss"], abs=1e-4)
 
 
+def test_answers_cut_off_are_counted_penalised_and_masked(world, sft, plain_rl, tmp_path):
+    """The same answers as the plain run's first step; only those that came to an end are learned from."""
+    grpo = dataclasses.replace(GRPOConfig.paper(), mask_cut_off=True, overlong=8, sampler_cap=2.0)
+    train(rl_config(world, sft, tmp_path / "run", steps=1, grpo=grpo))
+    (line,), first = read_metrics(tmp_path / "run"), read_metrics(plain_rl)[0]
+    with gzip.open(next((plain_rl / "rollouts").glob("000000.*"))) as file:
+        ordered = [prompt["groups"][0] for prompt in json.load(file)["prompts"]]
+    lengths = [len(tokens) for group in ordered for tokens in group["tokens"]]
+    stopped = [end for group in ordered for end in group["stopped"]]
+    assert line["cut_off"] == first["cut_off"] == pytest.approx(1 - np.mean(stopped))
+    assert line["tokens"] == np.dot(lengths, stopped) < first["tokens"] == sum(lengths)
+    assert line["overlong_penalty"] == pytest.approx(-np.mean(lengths) / 8)
+    assert line["sampler_weight_mean"] == pytest.approx(1, abs=1e-4)  # in fp32 both are one model
+    assert not {"overlong_penalty", "sampler_weight_mean"} & first.keys()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"grpo": {"overlong": 9}}, "grpo.overlong is 9; answers have at most 8 tokens"),
+        ({"grpo": {"sampler_cap": 2.0}, "old_logps": "sampler"}, "grpo.sampler_cap .* set old_logps to trainer"),
+    ],
+)
+def test_options_that_cannot_work_are_refused(world, sft, tmp_path, changes, message):
+    grpo = dataclasses.replace(GRPOConfig.paper(), **changes["grpo"])
+    with pytest.raises(ConfigError, match=message):
+        rl_config(world, sft, tmp_path / "run", **changes | {"grpo": grpo})
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -130,6 +160,8 @@ def test_ratios_against_the_samplers_log_probs(world, sft, plain_rl, tmp_path):
         ),
         ({"data": {"image_buckets": (Bucket(4, 16, 16),)}}, "16 visual tokens, which leave no room"),
         ({"model": "nowhere"}, "model: nowhere: no config.json"),
+        ({"data": {"pass_rate": (0.9, 0.1)}}, "data.pass_rate is 0.9 0.1; .* the lower first"),
+        ({"data": {"source_weights": {"a": -1.0}}}, "data.source_weights: 'a' weighs -1.0"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_loaded(world, tmp_path, changes, message):

@@ -15,7 +15,7 @@ import numpy as np
 from vr1_jax.annotation.config import AnnotateConfig
 from vr1_jax.annotation.rationale import MalformedAnswer, split_answer
 from vr1_jax.annotation.report import Tally
-from vr1_jax.annotation.rules import AnnotationError, Draft, Keeper, KeepRules
+from vr1_jax.annotation.rules import AnnotationError, Draft, Keeper, KeepRules, Verdict
 from vr1_jax.config_files import to_json
 from vr1_jax.data.prompts import prompt_style
 from vr1_jax.data.record_file import RecordFile
@@ -45,8 +45,12 @@ def report_path(out: Path) -> Path:
     return out.with_name(f"{out.name}.report.json")
 
 
+def rated_path(out: Path) -> Path:
+    return out.with_name(f"{out.name}.rated.jsonl")
+
+
 def annotate(config: AnnotateConfig) -> Tally:
-    """Writes the report, and the output unless nothing is kept."""
+    """Writes the rated records and the report, and the output unless nothing is kept."""
     check_output(config.out, force=config.force, inputs=(config.records,))
     records = RecordFile(config.records)
     if not len(records):
@@ -107,9 +111,14 @@ def write_kept(config: AnnotateConfig, records: RecordFile, journal: Journal) ->
     tally, report = Tally(), report_path(config.out)
     with whole_file(config.out) as file:
         opening = "[\n"
-        for number, process in kept(records, journal, config.keep, tally):
-            file.write(opening + json.dumps(records.raw(number) | {"process": process}, ensure_ascii=False))
-            opening = ",\n"
+        with whole_file(rated_path(config.out)) as rated:
+            for number, verdicts in judged(records, journal, config.keep, tally):
+                rate = float(np.mean([verdict.reward >= config.keep.min_reward for verdict in verdicts]))
+                record = records.raw(number) | {"pass_rate": rate}
+                rated.write(json.dumps(record) + "\n")
+                for process in (verdict.rationale.process for verdict in verdicts if verdict.reason is None):
+                    file.write(opening + json.dumps(record | {"process": process}, ensure_ascii=False))
+                    opening = ",\n"
         file.write("\n]\n")
         with whole_file(report) as other:
             json.dump({"settings": to_json(config)} | tally.to_json(), other, indent=1, ensure_ascii=False)
@@ -119,8 +128,10 @@ def write_kept(config: AnnotateConfig, records: RecordFile, journal: Journal) ->
     return tally
 
 
-def kept(records: RecordFile, journal: Journal, rules: KeepRules, tally: Tally) -> Iterator[tuple[int, str]]:
-    """Numbers and rationales of what is kept; `tally` counts everything."""
+def judged(
+    records: RecordFile, journal: Journal, rules: KeepRules, tally: Tally
+) -> Iterator[tuple[int, list[Verdict]]]:
+    """Numbers of the records that could be asked, with what became of their answers; `tally` counts everything."""
     keeper = Keeper(rules)
     for number in range(len(records)):
         result = journal[number]
@@ -130,4 +141,4 @@ def kept(records: RecordFile, journal: Journal, rules: KeepRules, tally: Tally) 
         sample, drafts = records[number], [Draft(**draft) for draft in result[DRAFTS]]
         verdicts = keeper.judge(sample, drafts)
         tally.add(sample, drafts, verdicts)
-        yield from ((number, verdict.rationale.process) for verdict in verdicts if verdict.reason is None)
+        yield number, verdicts

@@ -29,7 +29,7 @@ from vr1_jax.data.encode import Encoder, Media, ShuffleBy
 from vr1_jax.data.layout import PromptLayout
 from vr1_jax.data.order import Order
 from vr1_jax.data.quarantine import Refusal
-from vr1_jax.data.sources import DataError, Group, Kind, Records, Source, fingerprint, group_records
+from vr1_jax.data.sources import DataError, Group, Kind, Records, Selection, Source, fingerprint, group_records
 
 ENDLESS = 1 << 40
 
@@ -39,7 +39,7 @@ class Batching:
     """How records become batches. `rows` is the prompts of a step, over all processes.
 
     `weights` divide the steps among the kinds they name; a kind without a weight keeps its share of the records.
-    None takes all records as they come. `shuffle` adds to every
+    None takes all records as they come. `selection` says which records those are. `shuffle` adds to every
     batch of videos the same prompts in another order of time. `answer_tokens` adds the answers to learn, padded
     to that length, and needs an encoder with `supervised`.
     """
@@ -48,6 +48,7 @@ class Batching:
     buckets: Mapping[Kind, Sequence[Bucket]]
     seed: int = 0
     weights: Mapping[Kind, float] | None = None
+    selection: Selection = Selection()
     shuffle: ShuffleBy | None = None
     answer_tokens: int | None = None
 
@@ -112,8 +113,8 @@ class Pipeline:
             raise DataError("answer_tokens and the encoder's supervised go together")
         _check_buckets(batching, layout)
         self.records = Records(sources)
-        kinds, self.unreadable = self.records.kinds()
-        self.groups, too_large = group_records(self.records, kinds, batching.buckets, sizes)
+        kinds, copies, self.unreadable = self.records.survey(batching.selection, batching.seed)
+        self.groups, too_large = group_records(self.records, kinds, batching.buckets, sizes, copies)
         self.unreadable += too_large
         self._order = Order(
             [len(group.records) for group in self.groups],

@@ -13,6 +13,7 @@ guessed. The rules:
     path          relative to the media root, needed unless data_type is text (see `check_path`).
     problem_id    integer or text; a float only when it is whole (3.0 becomes 3); null or absent means none.
     data_source   text; null or absent means "".
+    pass_rate     share of a model's answers that were right, in 0..1; null or absent means unknown.
 
 Every other field (`original_question_type`, `completion`, ..) is kept in `Sample.extras`. A key that
 occurs twice has its last value, as everywhere in Python. Text that UTF-8 cannot encode (a lone surrogate)
@@ -40,6 +41,7 @@ KNOWN_FIELDS = frozenset(
         "process",
         "path",
         "data_source",
+        "pass_rate",
     )
 )
 
@@ -74,6 +76,7 @@ class Sample:
     solution: str  # always holds "<answer>..</answer>"
     path: str | None  # relative to the media root, with forward slashes
     data_source: str = ""
+    pass_rate: float | None = None
     process: str | None = None  # "<think>..</think>"
     extras: Mapping[str, Any] = field(default_factory=dict, hash=False)
     file: str = ""
@@ -126,6 +129,7 @@ def _parse(record: dict, index: int, file: str) -> Sample:
         solution=solution,
         path=_path(record, data_type),
         data_source=_optional_text(record, "data_source"),
+        pass_rate=_pass_rate(record),
         process=_tagged("think", process, "process")[0] if process else None,
         extras={name: value for name, value in record.items() if name not in KNOWN_FIELDS},
         file=file,
@@ -181,6 +185,15 @@ def _problem_id(record: dict) -> int | str | None:
     if isinstance(value, float) and value.is_integer():
         return int(value)
     raise RecordError(f"is {value!r:.40}, neither a whole number nor text", "problem_id")
+
+
+def _pass_rate(record: dict) -> float | None:
+    value = record.get("pass_rate")
+    if value is None:
+        return None
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1:
+        return float(value)
+    raise RecordError(f"is {value!r:.40}, not a number in 0..1", "pass_rate")
 
 
 def _tagged(tag: str, text: str, name: str) -> tuple[str, str]:

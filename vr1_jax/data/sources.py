@@ -7,7 +7,7 @@ record itself tells. With several per kind the sizes must be known beforehand, f
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +20,8 @@ from vr1_jax.data.records import RecordError, Sample
 
 Kind = Literal["image", "video", "text"]
 KINDS: tuple[Kind, ...] = ("image", "video", "text")
-UNREADABLE = -1
+UNUSED = -1
+SELECTION = 3  # what a stream of random numbers is for, see `order`
 
 
 class DataError(RuntimeError):
@@ -41,8 +42,36 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Selection:
+    """Which records are drawn, and how often."""
+
+    # By `data_source`, 1 where none is given: 2 is twice in every pass, 0 never, 0.5 a random half of its records.
+    weights: Mapping[str, float] = field(default_factory=dict)
+    pass_rate: tuple[float, float] | None = None  # lowest and highest; a record without one is left out
+
+    def copies(self, sources: Sequence[str | None], rates: Sequence[float | None], seed: int) -> np.ndarray:
+        """How often each record stands in a pass."""
+        if unknown := sorted(self.weights.keys() - set(sources)):
+            there = ", ".join(repr(source) for source in sorted(set(sources) - {None})[:_SHOWN_SOURCES])
+            raise DataError(f"data.source_weights names {unknown[0]!r}; the records' data_source is {there}")
+        chance = np.random.default_rng([seed, SELECTION]).random(len(sources))
+        copies = np.floor([self.weights.get(source, 1.0) for source in sources] + chance).astype(np.int64)
+        if self.pass_rate is not None:
+            low, high = self.pass_rate
+            known = np.array(rates, np.float64)  # None becomes nan, which lies nowhere
+            if np.isnan(known).all():
+                raise DataError(
+                    "data.pass_rate is set, and no record has a pass_rate; scripts/annotate.py adds it"
+                )
+            copies[~((low <= known) & (known <= high))] = 0
+        if not copies.any():
+            raise DataError("data.source_weights and data.pass_rate leave no record")
+        return copies
+
+
+@dataclass(frozen=True)
 class Group:
-    """Records that are batched together, as numbers into all sources' records."""
+    """Records that are batched together, as numbers into all sources' records; some may stand there repeatedly."""
 
     kind: Kind
     bucket: Bucket
@@ -69,16 +98,22 @@ class Records:
         source, index = self.locate(record)
         return str(source.records.path), index
 
-    def kinds(self) -> tuple[np.ndarray, list[Refusal]]:
-        """For every record the number of its kind, and the records that cannot be parsed (UNREADABLE)."""
-        kinds, refusals = np.full(len(self), UNREADABLE, np.int8), []
+    def survey(self, selection: Selection, seed: int) -> tuple[np.ndarray, np.ndarray, list[Refusal]]:
+        """For every record the number of its kind (UNUSED where it is not drawn) and how often it is drawn in a
+        pass; and the records that cannot be parsed."""
+        kinds, refusals = np.full(len(self), UNUSED, np.int8), []
+        sources: list[str | None] = [None] * len(self)
+        rates: list[float | None] = [None] * len(self)
         for record in range(len(self)):
             source, index = self.locate(record)
             try:
-                kinds[record] = KINDS.index(kind_of(source.records[index]))
+                sample = source.records[index]
+                kinds[record], sources[record] = KINDS.index(kind_of(sample)), sample.data_source
+                rates[record] = sample.pass_rate
             except RecordError as error:
                 refusals.append(Refusal.of(error, str(source.records.path), index))
-        return kinds, refusals
+        copies = selection.copies(sources, rates, seed)
+        return np.where(copies > 0, kinds, UNUSED), copies, refusals
 
 
 def group_records(
@@ -86,6 +121,7 @@ def group_records(
     kinds: np.ndarray,
     buckets: Mapping[Kind, Sequence[Bucket]],
     sizes: np.ndarray | None,
+    copies: np.ndarray,
 ) -> tuple[list[Group], list[Refusal]]:
     """Each record in the cheapest bucket of its kind that holds it, and those too large for all of them."""
     groups, refusals = [], []
@@ -105,7 +141,7 @@ def group_records(
             if sizes is not None:  # unknown sizes are -1: such a record meets its refusal when it is decoded
                 held = (sizes[members] <= (bucket.slices, bucket.patches, bucket.tokens)).all(axis=1)
             if held.any():
-                groups.append(Group(kind, bucket, members[held]))
+                groups.append(Group(kind, bucket, np.repeat(members[held], copies[members[held]])))
             members = members[~held]
         refusals += [_too_large(records, int(record), Bucket(*sizes[record].tolist())) for record in members]
     if not groups:
@@ -119,6 +155,7 @@ def _too_large(records: Records, record: int, size: Bucket) -> Refusal:
     return Refusal.of(error, str(source.records.path), index, source.records[index])
 
 
+_SHOWN_SOURCES = 8
 PATCH_COST = 0.1  # a patch passes through a tenth of the parameters that a token does (7B: 0.67 of 7.6 billion)
 
 

@@ -55,13 +55,17 @@ class Asking:
     chunk: int
     workers: int | None
     n: int = 1  # answers to each question
-    keep: Callable[[Sequence[Answer]], dict[str, Any]] = lambda answers: kept(*answers)  # for the journal
+    keep: Callable[[Sequence[Answer]], dict[str, Any]] = lambda answers: kept(answers)  # for the journal
 
 
-def kept(answer: Answer) -> dict[str, Any]:
-    if not np.isfinite(answer.logprobs).all():
+def kept(answers: Sequence[Answer]) -> dict[str, Any]:
+    if not all(np.isfinite(answer.logprobs).all() for answer in answers):
         return {"error": "the model's log-probs are not finite numbers"}
-    return {"output": answer.text, "answer_tokens": len(answer.token_ids), "stopped": answer.stopped}
+    samples = [
+        {"output": answer.text, "answer_tokens": len(answer.token_ids), "stopped": answer.stopped}
+        for answer in answers
+    ]
+    return samples[0] if len(samples) == 1 else {"samples": samples}
 
 
 def chunk_size(frame_bytes: int, frames: int) -> int:

@@ -51,6 +51,7 @@ class Evaluation:
     positions: PositionRule = "published"
     dtype: str | None = None
     seed: int = 0
+    samples: int = 1  # answers to each question
     limit: int | None = None  # the first records only
     tensor: int = 1  # devices that hold the weights together
     rows: int | None = None  # at once on one device; None for as many as fit
@@ -85,7 +86,7 @@ def evaluate(evaluation: Evaluation) -> tuple[dict[str, Any], dict[str, Any]]:
         results = [result_of(_record(records, number), journal[number], evaluation.rules) for number in numbers]
     content = {
         "final_acc": [final_acc(results)],
-        "summary": summarize(results, benchmark, evaluation.rules),
+        "summary": summarize(results, benchmark, evaluation.rules, evaluation.samples),
         "passport": passport,
     }
     with whole_file(evaluation.out) as file:
@@ -133,6 +134,7 @@ def describe(evaluation: Evaluation, chat: ChatModel) -> dict[str, Any]:
         "positions": evaluation.positions,
         "decoding": dataclasses.asdict(evaluation.sampling),
         "seed": evaluation.seed,
+        "samples": evaluation.samples,
         "dtype": str(chat.dtype),
         "device": identity.device_kind(),
         "versions": identity.versions(),
@@ -161,6 +163,7 @@ def _asking(evaluation: Evaluation, chat: ChatModel) -> Asking:
         Batcher(chat.devices, rows_per_device(chat, evaluation.rows)),
         chunk_size(frame_bytes, evaluation.frames.max_frames),
         evaluation.workers,
+        evaluation.samples,
     )
 
 

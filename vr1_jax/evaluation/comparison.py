@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from vr1_jax.config_files import flat
-from vr1_jax.evaluation.results import SEED, clusters_of, error_of
+from vr1_jax.evaluation.results import SEED, answers_of, clusters_of, error_of
 from vr1_jax.evaluation.statistics import cluster_means, exact_mcnemar
 
 CAUSES = ("broken in one", "frames", "prompt", "extraction", "output", "none")
@@ -90,10 +90,14 @@ def cause(a: Result, b: Result) -> str:
             return "frames"
         if shown[0].get("prompt") != shown[1].get("prompt"):
             return "prompt"
-    if a.get("output") != b.get("output"):
+    if _outputs(a) != _outputs(b):
         return "output"
     same = all(a.get(name) == b.get(name) for name in ("prediction", "reward"))
     return "none" if same else "extraction"
+
+
+def _outputs(result: Result) -> list[str | None]:
+    return [answer.get("output") for answer in answers_of(result)]
 
 
 def _match(a: Sequence[Result], b: Sequence[Result]) -> tuple[list[tuple[Result, Result]], int, int]:

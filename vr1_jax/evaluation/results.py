@@ -3,6 +3,9 @@
     {"results": [record + output, prediction, reward, correct, passport], "final_acc": [{mean_acc, mean_mra}],
      "summary": figures with intervals, "passport": model, prompt, frames, decoding, versions}
 
+With several answers to each question a result's passport has them all as "samples"; its reward is their mean, its
+output the first. pass@k counts answers of reward 1, maj@k is the reward of the most frequent prediction.
+
 Nothing in it depends on when or how fast it was made, so the same evaluation gives the same bytes.
 """
 
@@ -13,7 +16,7 @@ import numpy as np
 
 from vr1_jax.evaluation.benchmarks import Benchmark, Grouping, family, named
 from vr1_jax.evaluation.scoring import prediction, score_sample
-from vr1_jax.evaluation.statistics import Mean, cluster_means
+from vr1_jax.evaluation.statistics import Mean, cluster_means, majority_at_k, pass_at_k
 from vr1_jax.rewards.accuracy import RULES
 
 SEED = 0  # of the bootstrap: intervals are part of the file and must not change from run to run
@@ -22,16 +25,31 @@ ALL, ANSWERED, TASKS = "all", "answered", "mean of tasks"
 
 def result_of(record: Any, kept: Mapping[str, Any], rules: str) -> dict[str, Any]:
     """A record with its answer and score. One that could not be asked has no answer and is wrong."""
-    output = kept.get("output", "")
-    reward = 0.0 if kept["error"] is not None else score_sample(record, output, rules=rules)
+    samples = [_scored(record, sample, kept["error"], rules) for sample in kept.get("samples", [kept])]
+    reward = float(np.mean([sample["reward"] for sample in samples]))
     passport = {name: kept[name] for name in ("answer_tokens", "stopped") if name in kept}
+    passport |= {"samples": samples} if "samples" in kept else {}
     return (record if isinstance(record, dict) else {"record": record}) | {
-        "output": output,
-        "prediction": prediction(output, rules=rules),
+        "output": samples[0]["output"],
+        "prediction": samples[0]["prediction"],
         "reward": reward,
         "correct": reward == 1.0,
         "passport": kept["shown"] | passport | {"error": kept["error"]},
     }
+
+
+def _scored(record: Any, answer: Mapping[str, Any], error: str | None, rules: str) -> dict[str, Any]:
+    output = answer.get("output", "")
+    reward = 0.0 if error is not None else score_sample(record, output, rules=rules)
+    passport = {name: answer[name] for name in ("answer_tokens", "stopped") if name in answer}
+    read = {"output": output, "prediction": prediction(output, rules=rules)}
+    return read | {"reward": reward, "correct": reward == 1.0} | passport
+
+
+def answers_of(result: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """The answers with their scores: the result itself where there is one only."""
+    passport = result.get("passport") or {}
+    return passport.get("samples") or [result | {"stopped": passport.get("stopped")}]
 
 
 def final_acc(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -43,7 +61,9 @@ def final_acc(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return {"mean_acc": mean_acc, "mean_mra": mean_mra}
 
 
-def summarize(results: Sequence[Mapping[str, Any]], benchmark: Benchmark, rules: str) -> dict[str, Any]:
+def summarize(
+    results: Sequence[Mapping[str, Any]], benchmark: Benchmark, rules: str, answers_each: int = 1
+) -> dict[str, Any]:
     rewards = np.array([result["reward"] for result in results])
     answered = np.array([error_of(result) is None for result in results])
     groupings: dict[str, Grouping] = {"problem_type": named("problem_type"), **benchmark.groupings}
@@ -68,14 +88,32 @@ def summarize(results: Sequence[Mapping[str, Any]], benchmark: Benchmark, rules:
         "rules": rules,
         "samples": len(results),
         "broken": len(broken),
-        "cut_short": sum(result["passport"].get("stopped") is False for result in results),
+        "cut_short": sum(answer.get("stopped") is False for result in results for answer in answers_of(result)),
         "score": {name: means[name].to_json() for name in (ALL, ANSWERED, TASKS) if name in means},
+        **(_of_several(results, answers_each) if answers_each > 1 else {}),
         "by": {name: _of_group(means, name) for name in groupings if _of_group(means, name)},
         f"score_by_{other}_rules": float(np.mean([_rescored(result, other) for result in results])),
         "broken_samples": [
             {"index": number, "path": result.get("path"), "error": error_of(result)} for number, result in broken
         ],
     }
+
+
+def _of_several(results: Sequence[Mapping[str, Any]], n: int) -> dict[str, Any]:
+    """pass@k and maj@k for powers of two and for all n answers; a question that could not be asked counts 0."""
+    found: dict[str, Any] = {"answers_each": n, "pass@k": {}, "maj@k": {}}
+    everything, clusters = {ALL: np.ones(len(results), bool)}, clusters_of(results)
+    for k in [*(2**power for power in range((n - 1).bit_length())), n]:
+        values = np.zeros((len(results), 2))
+        for number, result in enumerate(results):
+            if error_of(result) is None:
+                predictions, rewards, correct = (
+                    [answer[name] for answer in answers_of(result)] for name in ("prediction", "reward", "correct")
+                )
+                values[number] = pass_at_k(correct, k), majority_at_k(predictions, rewards, k)
+        for name, column in zip(("pass@k", "maj@k"), values.T, strict=True):
+            found[name][str(k)] = cluster_means(column, clusters, everything, seed=SEED)[ALL].to_json()
+    return found
 
 
 def error_of(result: Mapping[str, Any]) -> str | None:
@@ -88,7 +126,9 @@ def clusters_of(results: Sequence[Mapping[str, Any]]) -> list[Hashable]:
 
 
 def _rescored(result: Mapping[str, Any], rules: str) -> float:
-    return 0.0 if error_of(result) is not None else score_sample(result, result["output"], rules=rules)
+    if error_of(result) is not None:
+        return 0.0
+    return float(np.mean([score_sample(result, one["output"], rules=rules) for one in answers_of(result)]))
 
 
 def _of_group(means: Mapping[str, Mean], name: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ uncertainty of 900 draws. All means of one call share their draws.
 """
 
 import math
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -93,6 +94,25 @@ def _mean(count: int, mean: float, draws: np.ndarray, clusters: int, shares: boo
         return Mean(count, float(mean), (0.0, reach) if mean == 0 else (1 - reach, 1.0))
     low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Mean(count, float(mean), (float(low), float(high)))
+
+
+def pass_at_k(correct: Sequence[bool], k: int) -> float:
+    """Chance that k of these answers, drawn without replacement, hold a right one: 1 - C(n-c, k) / C(n, k)."""
+    n, c = len(correct), sum(correct)
+    return 1 - math.comb(n - c, k) / math.comb(n, k)
+
+
+def majority_at_k(predictions: Sequence[str], rewards: Sequence[float], k: int) -> float:
+    """Reward of the most frequent prediction among k answers: the mean over as many blocks of k as there are.
+
+    An empty prediction has no vote; of equally frequent ones the first drawn wins.
+    """
+    found = []
+    for first in range(0, len(predictions) - k + 1, k):
+        votes = [prediction for prediction in predictions[first : first + k] if prediction]
+        winner = Counter(votes).most_common(1)[0][0] if votes else ""
+        found.append(rewards[predictions.index(winner, first)] if winner else 0.0)
+    return sum(found) / len(found)
 
 
 def exact_mcnemar(only_a: int, only_b: int) -> float:

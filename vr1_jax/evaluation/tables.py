@@ -12,16 +12,19 @@ SHOWN_SETTING = 60
 
 def result_table(summary: Mapping[str, Any], final_acc: Mapping[str, float], frames: int) -> str:
     """What was reached, by group, beside what the paper reports."""
-    broken = summary["broken"]
+    broken, several = summary["broken"], "answers_each" in summary
+    each = f" with {summary['answers_each']} answers each" if several else ""
     lines = [
         f"{summary['benchmark'] or 'unknown benchmark'}, at most {frames} frames, {summary['rules']} rules: "
-        f"{summary['samples']} questions, {broken} broken, {summary['cut_short']} answers cut short"
+        f"{summary['samples']} questions{each}, {broken} broken, {summary['cut_short']} answers cut short"
     ]
     names = {"all": "all questions" + (" (broken ones are wrong)" if broken else "")}
     if broken:
         names["answered"] = "answered questions"
     names["mean of tasks"] = "mean of tasks"
     rows = [(label, summary["score"][name]) for name, label in names.items() if name in summary["score"]]
+    for name in ("pass@k", "maj@k") if several else ():
+        rows += [(name.replace("k", k), mean) for k, mean in summary[name].items()]
     for grouping, groups in summary["by"].items():
         rows += [(f"{grouping.replace('_', ' ')}: {name}", mean) for name, mean in groups.items()]
     cells = [(name, str(mean["count"]), percent(mean["mean"]), _interval(mean)) for name, mean in rows]

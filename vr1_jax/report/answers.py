@@ -23,12 +23,11 @@ def shares(prompts: Prompts, threshold: float) -> list[list[float | None]]:
 
 
 def habits(prompts: Prompts) -> dict[str, float]:
-    """What metrics.jsonl does not hold: answers without an end, and answers that repeat another word by word."""
+    """What metrics.jsonl does not hold: answers that repeat another word by word."""
     ordered = [prompt["groups"][0] for prompt in prompts if prompt["groups"]]
     if not ordered:
         return {}
     return {
-        "cut_off": float(np.mean([not stopped for group in ordered for stopped in group["stopped"]])),
         "distinct": float(np.mean([len(set(group["texts"])) / len(group["texts"]) for group in ordered])),
     }
 
@@ -46,7 +45,7 @@ def _prompt(prompt: dict[str, Any], texts: TokenTexts | None, algorithm: GRPOCon
         [_answer(group, n, texts, algorithm.threshold) for n in range(len(group["texts"]))]
         for group in prompt["groups"]
     ]
-    added_to_reward = ["length", "temporal"] if algorithm.placement == "reward" else ["length"]
+    added_to_reward = ["length", "overlong", *(["temporal"] if algorithm.placement == "reward" else [])]
     for n, answer in enumerate(page["groups"][0]):
         answer["reward"], answer["advantage"] = prompt["rewards"][n], prompt["advantages"][n]
         bonuses = {name: table[n] for name, table in prompt["bonuses"].items()}

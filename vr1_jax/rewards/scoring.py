@@ -30,14 +30,13 @@ class Scores:
     format: np.ndarray  # [B G]
     extra: dict[str, np.ndarray]  # name of a user's reward -> [B G]
 
-    @property
-    def other(self) -> np.ndarray:
+    def other(self, format_weight: float = 1.0) -> np.ndarray:
         """Everything that is added to the accuracy."""
-        return self.format + sum(self.extra.values(), start=np.zeros_like(self.format))
+        return format_weight * self.format + sum(self.extra.values(), start=np.zeros_like(self.format))
 
     @property
     def total(self) -> np.ndarray:
-        return self.accuracy + self.other
+        return self.accuracy + self.other()
 
 
 def score_groups(

@@ -44,16 +44,23 @@ class GRPOConfig:
     length_bonus: float = 0.2  # 0 turns it off
     length_low: int = 320
     length_high: int = 512
+    format_weight: float = 1.0  # of the format reward; user rewards return what they weigh
+    overlong: int = 0  # tokens before the limit over which a penalty grows from 0 to -1 (DAPO); 0 turns it off
+    mask_cut_off: bool = False  # leave answers that reached the limit without an end out of the loss
     clip_low: float = 0.2
     clip_high: float = 0.2
     beta: float = 0.04  # weight of the k3 penalty; 0 needs no reference model
     aggregation: Literal["sequence", "token", "constant"] = "sequence"  # see `loss.policy_loss`
     ratio: Literal["token", "sequence"] = "token"  # see `loss.policy_loss`
+    dual_clip: float = 0.0  # bound of the ratio where the advantage is negative, above 1; 0 turns it off
+    sampler_cap: float = 0.0  # truncated importance sampling, see `loss.policy_loss`; 0 turns it off
 
     def __post_init__(self):
-        for name in ("alpha", "mu", "length_bonus", "clip_low", "clip_high", "beta"):
-            if not 0 <= getattr(self, name) < np.inf:
-                raise AlgorithmError(f"{name} is {getattr(self, name)}; it must not be negative or infinite")
+        for name, value in dataclasses.asdict(self).items():
+            if isinstance(value, Real) and not 0 <= value < np.inf:
+                raise AlgorithmError(f"{name} is {value}; it must not be negative or infinite")
+        if 0 < self.dual_clip <= 1:
+            raise AlgorithmError(f"dual_clip is {self.dual_clip}; it must be above 1, or 0 for none")
         if not 0 <= self.threshold < 1:
             raise AlgorithmError(f"threshold is {self.threshold}; it must be in [0, 1), as accuracies are")
         if self.length_low > self.length_high:
@@ -128,6 +135,12 @@ def length_bonus(
     return np.where(correct & several & within, float(bonus), 0.0)
 
 
+def overlong_penalty(lengths: Values, *, limit: int, cache: int) -> Float[np.ndarray, "B G"]:
+    """DAPO's: 0 up to `limit - cache` tokens, from there linearly down to -1 at the limit; cache 0 is none."""
+    lengths = _table("lengths", lengths)
+    return -np.clip((lengths - (limit - cache)) / cache, 0.0, 1.0) if cache else np.zeros_like(lengths)
+
+
 def group_advantages(rewards: Values, *, normalize_std: bool = True) -> Float[np.ndarray, "B G"]:
     """Rewards less their group's mean, over the unbiased standard deviation plus 1e-4.
 
@@ -149,7 +162,7 @@ class GroupSignal:
     advantages: Float[np.ndarray, "B G"]
     has_signal: Bool[np.ndarray, " B"]  # groups of all-zero advantages teach nothing: drop or refill them
     metrics: dict[str, float]
-    bonuses: dict[str, Float[np.ndarray, "B G"]]  # "length" and "temporal", wherever they were added
+    bonuses: dict[str, Float[np.ndarray, "B G"]]  # "length", "temporal" (wherever it was added), "overlong" if on
 
 
 def combine(
@@ -160,11 +173,12 @@ def combine(
     *,
     shuffled: Values | None = None,
     is_video: Values | bool = False,
+    limit: int = 0,
 ) -> GroupSignal:
     """Rewards and advantages of a batch, as the config composes them.
 
     `accuracy` judges correctness; `other` (format and user rewards) is added to it; `shuffled` [B G'] holds
-    the accuracies with shuffled frames, None for GRPO.
+    the accuracies with shuffled frames, None for GRPO; `limit` is the most tokens an answer may have.
     """
     correct = _is_correct(accuracy, config.threshold)
     accuracy = _table("accuracy", accuracy)
@@ -174,7 +188,8 @@ def combine(
     for_length = length_bonus(
         correct, lengths, low=config.length_low, high=config.length_high, bonus=config.length_bonus
     )
-    base = base + for_length
+    too_long = overlong_penalty(lengths, limit=limit, cache=config.overlong)
+    base = base + for_length + too_long
     bonus = temporal_bonus(
         accuracy,
         shuffled,
@@ -203,8 +218,11 @@ def combine(
     if is_video.any():
         metrics["temporal_bonus"] = bonus[is_video].mean()
         metrics["temporal_signal"] = temporal_signal(advantages[is_video], plain[is_video])
+    bonuses = {"length": for_length, "temporal": bonus}
+    if config.overlong:
+        metrics["overlong_penalty"], bonuses["overlong"] = too_long.mean(), too_long
     metrics = {name: float(value) for name, value in metrics.items()}
-    return GroupSignal(rewards, advantages, has_signal, metrics, {"length": for_length, "temporal": bonus})
+    return GroupSignal(rewards, advantages, has_signal, metrics, bonuses)
 
 
 def temporal_signal(advantages: Values, plain: Values) -> float:

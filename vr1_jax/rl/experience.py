@@ -3,9 +3,10 @@
 Each process judges the rows it holds; only [B G] tables of advantages go back to the devices.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -102,41 +103,60 @@ def _longest(mask: jax.Array) -> jax.Array:
     return mask.sum(-1).max()
 
 
-def texts(completion: Completion, decode: Callable[[list[int]], str]) -> tuple[list[list[str]], np.ndarray]:
-    """The answers of this process's rows [B][G], and their lengths in tokens [B, G]."""
+def masked(completion: Completion, kept: Bool[Array, "B #G"]) -> Completion:
+    """Without the other answers' tokens: they leave the loss, and the KL penalty with it."""
+    return dataclasses.replace(completion, mask=completion.mask & kept[..., None])
+
+
+class Read(NamedTuple):
+    """The answers of this process's rows."""
+
+    texts: list[list[str]]  # [B][G]
+    lengths: np.ndarray  # [B G] in tokens
+    stopped: np.ndarray  # [B G] by an end, not by the length limit
+
+
+def texts(completion: Completion, decode: Callable[[list[int]], str]) -> Read:
     tokens, lengths = local_rows(completion.tokens), local_rows(completion.mask).sum(-1)
     rows = [
         [decode(row[:length].tolist()) for row, length in zip(group, group_lengths, strict=True)]
         for group, group_lengths in zip(tokens, lengths, strict=True)
     ]
-    return rows, lengths
+    return Read(rows, lengths, local_rows(completion.stopped))
 
 
 def judge(
     algorithm: GRPOConfig,
     samples: Sequence[Any],
-    ordered: tuple[list[list[str]], np.ndarray],
-    shuffled: tuple[list[list[str]], np.ndarray] | None,
+    ordered: Read,
+    shuffled: Read | None,
     rewards: Sequence[RewardFunction] = (),
+    *,
+    limit: int = 0,
 ) -> Judged:
-    """Rewards and advantages of ordered answers, the shuffled ones being what they are measured against."""
-    answers, lengths = ordered
+    """Rewards and advantages of ordered answers, the shuffled ones being what they are measured against.
+
+    `limit` is the most tokens that an answer may have.
+    """
+    answers, lengths = ordered.texts, ordered.lengths
     scores = score_groups(answers, samples, rules=algorithm.rules, rewards=rewards)
-    against = score_groups(shuffled[0], samples, rules=algorithm.rules) if shuffled else None
+    against = score_groups(shuffled.texts, samples, rules=algorithm.rules) if shuffled else None
     is_video = np.array([sample.is_video for sample in samples])
     signal = combine(
         algorithm,
         scores.accuracy,
-        scores.other,
+        scores.other(algorithm.format_weight),
         lengths,
         shuffled=against.accuracy if against else None,
         is_video=is_video,
+        limit=limit,
     )
     metrics = {**signal.metrics, "format": float(scores.format.mean()), "length": float(lengths.mean())}
+    metrics["cut_off"] = float(1 - ordered.stopped.mean())
     metrics |= {name: float(table.mean()) for name, table in scores.extra.items()}
-    metrics["sampled_tokens"] = float(lengths.sum() + (shuffled[1].sum() if shuffled else 0))
+    metrics["sampled_tokens"] = float(lengths.sum() + (shuffled.lengths.sum() if shuffled else 0))
     if against is not None and is_video.any():
         metrics["accuracy_video"] = float(scores.accuracy[is_video].mean())
         metrics["accuracy_shuffled"] = float(against.accuracy[is_video].mean())
         metrics["temporal_gap"] = metrics["accuracy_video"] - metrics["accuracy_shuffled"]
-    return Judged(answers, shuffled[0] if shuffled else [], scores, against, signal, lengths, metrics)
+    return Judged(answers, shuffled.texts if shuffled else [], scores, against, signal, lengths, metrics)

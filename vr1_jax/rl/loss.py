@@ -7,6 +7,8 @@ clip-higher        clip_high > clip_low
 DAPO               aggregation="token"
 Dr. GRPO           aggregation="constant", with advantages that are not divided by the std
 GSPO               ratio="sequence", clip_low and clip_high around 3e-4
+dual-clip PPO      dual_clip=3
+truncated IS       sampler_logps, sampler_cap=2
 """
 
 from typing import Literal
@@ -38,6 +40,9 @@ def policy_loss(
     beta: ArrayLike,
     aggregation: Aggregation = "sequence",
     ratio: Ratio = "token",
+    dual_clip: float = 0.0,
+    sampler_logps: Float[ArrayLike, "B G C"] | None = None,
+    sampler_cap: float = 0.0,
     denominator: ArrayLike | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """-(min(r A, clip(r, 1 - clip_low, 1 + clip_high) A) - beta * k3), averaged; and its metrics.
@@ -51,6 +56,10 @@ def policy_loss(
         token      mean over all tokens
         constant   sum over tokens, over B * G * C
 
+    `dual_clip` above 1 also bounds what an answer with A < 0 can lose, at dual_clip * A; 0 leaves it out.
+    `sampler_cap` above 0 weighs each token's gain, not its k3, by min(exp(old - sampler), sampler_cap): the
+    sampler computes with other kernels or precision, and drew from a policy that differs by so much.
+
     For microbatches pass the whole batch's `denominator` (see `loss_denominator`): their losses then add up
     to the whole batch's. Metrics are means over this call's tokens, or extremes: weigh means by `tokens`.
     """
@@ -60,10 +69,17 @@ def policy_loss(
     advantages = jnp.asarray(advantages, logps.dtype)[..., None]
 
     log_ratios = _log_ratios(logps - old_logps, mask, ratio)
-    ratios = jnp.exp(jnp.clip(log_ratios, -_LARGEST_LOG_RATIO, _LARGEST_LOG_RATIO))
+    ratios = _exp(log_ratios)
     clipped = jnp.clip(ratios, 1 - clip_low, 1 + clip_high)
-    token_loss = -jnp.minimum(ratios * advantages, clipped * advantages)
-    kl = jnp.zeros_like(logps)
+    gain = jnp.minimum(ratios * advantages, clipped * advantages)
+    if dual_clip:
+        gain = jnp.where(advantages < 0, jnp.maximum(gain, dual_clip * advantages), gain)
+    metrics = _metrics(ratios, logps - old_logps, advantages, mask, clip_low, clip_high)
+    if sampler_cap:
+        mismatch = _exp(old_logps - lax.stop_gradient(_masked(sampler_logps, mask)))
+        gain = gain * jnp.minimum(mismatch, sampler_cap)
+        metrics |= _mismatch_metrics(mismatch, mask, sampler_cap)
+    token_loss, kl = -gain, jnp.zeros_like(logps)
     if ref_logps is not None:
         kl = k3(lax.stop_gradient(_masked(ref_logps, mask)) - logps)
         token_loss = token_loss + beta * kl
@@ -71,8 +87,7 @@ def policy_loss(
     if denominator is None:
         denominator = loss_denominator(mask, aggregation)
     loss = jnp.sum(token_loss * _token_weights(mask, aggregation, token_loss.dtype)) / denominator
-    metrics = _metrics(ratios, kl, logps - old_logps, advantages, mask, clip_low, clip_high)
-    return loss, jax.tree.map(lax.stop_gradient, metrics)
+    return loss, jax.tree.map(lax.stop_gradient, metrics | {"kl": _mean(kl, mask)})
 
 
 def loss_denominator(mask: Shaped[ArrayLike, "B G C"], aggregation: Aggregation) -> Float[Array, ""]:
@@ -125,20 +140,31 @@ def _token_weights(mask: Array, aggregation: Aggregation, dtype) -> Array:
     return weights / _lengths(mask) if aggregation == "sequence" else weights
 
 
-def _metrics(ratios, kl, gap, advantages, mask, clip_low, clip_high) -> dict[str, Array]:
-    tokens = jnp.sum(mask, dtype=ratios.dtype)
+def _exp(log_ratios: Array) -> Array:
+    return jnp.exp(jnp.clip(log_ratios, -_LARGEST_LOG_RATIO, _LARGEST_LOG_RATIO))
 
-    def mean(values):
-        return jnp.sum(values * mask) / jnp.maximum(tokens, 1)
 
+def _mean(values: Array, mask: Array) -> Array:
+    return jnp.sum(values * mask) / jnp.maximum(jnp.sum(mask, dtype=float), 1)
+
+
+def _metrics(ratios, gap, advantages, mask, clip_low, clip_high) -> dict[str, Array]:
     return {
-        "tokens": tokens,
-        "clipped_low": mean((ratios < 1 - clip_low) & (advantages < 0)),
-        "clipped_high": mean((ratios > 1 + clip_high) & (advantages > 0)),
-        "kl": mean(kl),
-        "ratio_mean": mean(ratios),
+        "tokens": jnp.sum(mask, dtype=ratios.dtype),
+        "clipped_low": _mean((ratios < 1 - clip_low) & (advantages < 0), mask),
+        "clipped_high": _mean((ratios > 1 + clip_high) & (advantages > 0), mask),
+        "ratio_mean": _mean(ratios, mask),
         "ratio_min": jnp.min(ratios, where=mask, initial=jnp.inf),
         "ratio_max": jnp.max(ratios, where=mask, initial=0.0),
-        "logp_gap_mean": mean(jnp.abs(gap)),
+        "logp_gap_mean": _mean(jnp.abs(gap), mask),
         "logp_gap_max": jnp.max(jnp.abs(gap), where=mask, initial=0.0),
+    }
+
+
+def _mismatch_metrics(mismatch: Array, mask: Array, cap: float) -> dict[str, Array]:
+    """Of the weights between sampler and trainer, before they are capped."""
+    return {
+        "sampler_weight_mean": _mean(mismatch, mask),
+        "sampler_weight_max": jnp.max(mismatch, where=mask, initial=0.0),
+        "sampler_weight_capped": _mean(mismatch > cap, mask),
     }

@@ -84,7 +84,7 @@ def _answered(config: TrainConfig, program: Program, model: Qwen25VL) -> Table:
             views = _views(batch)
             groups = (config.watch.evaluate_answers or 1,) * len(views)
             answers = program.sampler(policy, list(views.values()), groups, drawn, batch.row_ids, batch.step)
-            read = [texts(answer, program.tokenizer.decode)[0] for answer in answers]
+            read = [texts(answer, program.tokenizer.decode).texts for answer in answers]
             columns = _judged(dict(zip(views, read, strict=True)), batch, config.grpo.rules)
             loss, tokens = (
                 _loss(scored_model, batch, config, program)

@@ -18,7 +18,7 @@ from vr1_jax.config_files import to_json
 from vr1_jax.data.pipeline import Batch
 from vr1_jax.models.qwen25vl import Qwen25VL
 from vr1_jax.rl.advantages import GRPOConfig, list_differences
-from vr1_jax.rl.experience import Judged, judge, place, place_rows, slots_reached, texts, trim
+from vr1_jax.rl.experience import Judged, judge, masked, place, place_rows, slots_reached, texts, trim
 from vr1_jax.rl.refill import Pool, of_attempts
 from vr1_jax.sampling.placement import rollout_params
 from vr1_jax.sharding import batch_sharding
@@ -164,7 +164,9 @@ def ask(
         with phases("reward"):
             samples = [SimpleNamespace(**row) for row in batch.rows]
             read = [texts(group, program.tokenizer.decode) for group in answers]
-            judged = judge(config.grpo, samples, read[0], read[1] if len(read) > 1 else None, config.rewards)
+            shuffled = read[1] if len(read) > 1 else None
+            limit = config.rollout.sampling.max_new_tokens
+            judged = judge(config.grpo, samples, read[0], shuffled, config.rewards, limit=limit)
             if config.watch.rollouts:
                 place_on_disk = (step, attempt, jax.process_index())
                 write_rollouts(Path(config.run), place_on_disk, samples, judged, answers)
@@ -186,7 +188,9 @@ def ask(
         advantages = place_rows(signal.advantages.astype(np.float32), program.meshes.train)
         has_signal = signal.has_signal
     if config.drop_silent_groups or config.refill_rounds:
-        completion = _silence(completion, place_rows(has_signal, program.meshes.train))
+        completion = masked(completion, place_rows(has_signal[:, None], program.meshes.train))
+    if config.grpo.mask_cut_off:
+        completion = masked(completion, completion.stopped)
     with phases("reference"):
         jax.block_until_ready(logps)
     return Experience(prompt, completion, advantages, *logps), judged
@@ -252,11 +256,6 @@ def _trimmed(completion: Completion, config: TrainConfig) -> Completion:
     if config.grpo.aggregation == "constant":
         return completion
     return trim(completion, config.rollout.sampling.capacity)
-
-
-def _silence(completion: Completion, has_signal: jax.Array) -> Completion:
-    """Mask the answers of groups whose advantages are all zero: they would only pull towards the reference."""
-    return dataclasses.replace(completion, mask=completion.mask & has_signal[:, None, None])
 
 
 def _minibatches(experience: Experience, config: TrainConfig) -> list[Experience]:

@@ -24,7 +24,7 @@ from vr1_jax.data.pipeline import Batching, Pipeline
 from vr1_jax.data.prompts import prompt_style
 from vr1_jax.data.quarantine import Quarantine
 from vr1_jax.data.record_file import RecordFile
-from vr1_jax.data.sources import Kind, Source
+from vr1_jax.data.sources import Kind, Selection, Source
 from vr1_jax.data.tokenizer import ChatTokenizer, load_tokenizer
 from vr1_jax.models.config import ModelConfig
 from vr1_jax.models.qwen25vl import Qwen25VL, abstract_model
@@ -264,6 +264,7 @@ def make_pipeline(
             buckets={kind: choice for kind, choice in buckets.items() if choice},
             seed=config.seed,
             weights=_weights(data) if training else None,
+            selection=Selection(data.source_weights, data.pass_rate) if training else Selection(),
             shuffle=data.shuffle if (rl or not training) and config.rollout.shuffled_group else None,
             answer_tokens=None if rl else data.answer_tokens,
         ),

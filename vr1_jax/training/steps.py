@@ -72,6 +72,9 @@ def grpo_step(
             beta=algorithm.beta,
             aggregation=algorithm.aggregation,
             ratio=algorithm.ratio,
+            dual_clip=algorithm.dual_clip,
+            sampler_logps=completion.logps,
+            sampler_cap=algorithm.sampler_cap,
             denominator=denominator,
         )
         gap = jnp.abs(jnp.where(completion.mask, scores.logps - completion.logps, 0.0))
