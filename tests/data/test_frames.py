@@ -108,9 +108,9 @@ def test_no_frame_makes_more_units_and_one_makes_as_many(pixels, unit, aspect, m
     small = pixels[0] * 1.2
     found = max(
         units(height, width)
-        for height in range(1, unit + math.isqrt(int(small)))
+        for height in range(1, 2 * unit + math.isqrt(int(small)))
         for width in range(height, int(height * aspect) + 1)
-        if height * width < small or height < unit
+        if height * width < small or height < 2 * unit
     )
     assert found == most
 
