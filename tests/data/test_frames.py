@@ -18,6 +18,7 @@ from vr1_jax.data.frames import (
     frame_digests,
     frame_indices,
     frame_size,
+    most_units,
     patchify,
     shuffle_order,
     smart_nframes,
@@ -82,6 +83,45 @@ def test_sizes_of_known_clips():
     assert frame_size(320, 480, 10, TRAINING_BUDGET) == (252, 392)
     assert frame_size(360, 640, 16, EVALUATION_BUDGET) == (336, 588)
     assert smart_resize(42, 70, 1, 10**9) == (56, 56)  # 1.5 and 2.5 units: half to even
+
+
+@pytest.mark.parametrize(
+    ("pixels", "unit", "aspect", "most"),
+    [
+        (TRAINING_BUDGET.pixel_range(16), 28, 200, 258),
+        (TRAINING_BUDGET.pixel_range(16), 28, 2.4, 153),
+        ((IMAGE_BUDGET.min_pixels, IMAGE_BUDGET.max_pixels), 28, 200, 256),
+        ((56 * 56, 56 * 56), 28, 200, 28),
+        ((16 * UNIT_PIXELS, 16 * UNIT_PIXELS), 28, 1, 25),
+        ((16 * UNIT_PIXELS, 16 * UNIT_PIXELS), 28, 1.5, 25),
+        ((64 * 256, 64 * 256), 16, 200, 128),  # a tie that floating point leaves alone
+        ((20_000, 30_000), 28, 10, 39),
+    ],
+)
+def test_no_frame_makes_more_units_and_one_makes_as_many(pixels, unit, aspect, most):
+    assert most_units(*pixels, unit, aspect) == most
+
+    def units(height, width):
+        return math.prod(smart_resize(height, width, *pixels, unit)) // unit**2
+
+    # All frames small enough to grow, or to keep their size, and thin ones of any size.
+    small = pixels[0] * 1.2
+    found = max(
+        units(height, width)
+        for height in range(1, 2 * unit + math.isqrt(int(small)))
+        for width in range(height, int(height * aspect) + 1)
+        if height * width < small or height < 2 * unit
+    )
+    assert found == most
+
+
+@PROFILE
+@given(sides, sides, st.integers(1, 400), st.floats(1, 3), st.sampled_from([14, 16, 28, 32]))
+def test_no_frame_makes_more_units_than_the_most(height, width, units, slack, unit):
+    if max(height, width) / min(height, width) > 200:
+        return
+    pixels = units * unit**2, int(units * unit**2 * slack)
+    assert math.prod(smart_resize(height, width, *pixels, unit)) <= most_units(*pixels, unit) * unit**2
 
 
 @PROFILE

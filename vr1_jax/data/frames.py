@@ -110,6 +110,28 @@ def smart_resize(
     return rows, columns
 
 
+def most_units(
+    min_pixels: int | float, max_pixels: int | float, unit: int = 28, aspect: int | float = MAX_ASPECT_RATIO
+) -> int:
+    """The most visual tokens that `smart_resize` makes of one frame, of all frames up to `aspect`:1."""
+    least, most = min_pixels / unit**2, max_pixels / unit**2
+    # Shrinking rounds down, but a side that would vanish stays one unit, and the other keeps its length.
+    shrunk = max(int(most), int(math.sqrt(most * aspect)) if aspect > most else 0)
+    # Growing rounds both sides up, which adds most where the short side has just passed a whole number of units.
+    thinnest = math.sqrt(least / min(aspect, (math.ceil(least) - 0.5) * unit))  # thinner frames are large enough
+    grown = [(int(thinnest) + 1) * math.ceil(least / thinnest)]
+    for short in range(max(1, math.ceil(thinnest)), int(math.sqrt(least)) + 1):
+        long = math.ceil(least / short)
+        # Where both sides are whole, floating point lifts both for some frames: at 128 units 8 x 16 to 9 x 17.
+        sizes = [(n, n * long // short) for n in range(1, short * unit) if n * long % short == 0]
+        lifted = ((short + 1) * unit, (long + 1) * unit)
+        whole = short * long == least and any(
+            smart_resize(*size, min_pixels, max_pixels, unit) == lifted for size in sizes
+        )
+        grown.append((short + 1) * (long + whole))
+    return max(shrunk, *grown)
+
+
 def frame_size(height: int, width: int, frames: int, budget: FrameBudget, unit: int = 28) -> tuple[int, int]:
     """Size of each of a clip's `frames` frames after resizing."""
     return smart_resize(height, width, *budget.pixel_range(frames), unit)

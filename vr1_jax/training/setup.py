@@ -31,6 +31,7 @@ from vr1_jax.models.qwen25vl import Qwen25VL, abstract_model
 from vr1_jax.rl.experience import Sampler
 from vr1_jax.sharding import TRAIN_RULES, abstract, make_mesh, shardings
 from vr1_jax.training import processes, run_directory
+from vr1_jax.training.bucket_check import check_buckets
 from vr1_jax.training.checkpoint import Checkpoints
 from vr1_jax.training.steps import init_state
 from vr1_jax.types import TrainState
@@ -117,29 +118,7 @@ def check_layout(config: TrainConfig, model: ModelConfig, meshes: Meshes) -> Non
                 "cannot share: a group of tensor-parallel devices must lie within one process"
             )
         shardings(abstract_model(model), TRAIN_RULES, mesh)  # refuses heads that do not divide
-    data, vision = config.data, model.vision
-    slices = -(-data.frames.max_frames // vision.temporal)
-    for bucket in data.video_buckets:
-        if bucket.slices < slices:
-            raise ConfigError(
-                f"data.video_buckets: {bucket} holds {bucket.slices} slices; data.frames.max_frames "
-                f"{data.frames.max_frames} makes {slices}"
-            )
-    for kind, budget in (("video", data.frames), ("image", data.images)):
-        buckets = getattr(data, f"{kind}_buckets")
-        least = -(-budget.min_pixels // vision.patch**2)
-        if buckets and (most := max(bucket.patches for bucket in buckets)) < least:
-            name = "frames" if kind == "video" else "images"
-            raise ConfigError(
-                f"data.{kind}_buckets hold at most {most} patches; data.{name}.min_pixels {budget.min_pixels} "
-                f"makes at least {least}"
-            )
-        for bucket in buckets:
-            if bucket.tokens <= (units := bucket.slices * bucket.patches // vision.merge**2):
-                raise ConfigError(
-                    f"data.{kind}_buckets: {bucket}: a full one has {units} visual tokens, which leave no room "
-                    f"for a question in {bucket.tokens}"
-                )
+    check_buckets(config.data, model.vision)
 
 
 def check_files(config: TrainConfig) -> None:
