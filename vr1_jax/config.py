@@ -127,7 +127,7 @@ class TrainConfig:
         end = self.optimizer.total_steps
         if end is not None and updates > end:
             raise ConfigError(
-                f"steps {self.steps} make {updates} updates, but the {self.optimizer.schedule} schedule ends after "
+                f"steps {self.steps} make {updates} updates, but schedule {self.optimizer.schedule} ends after "
                 f"optimizer.total_steps {end}: raise that too, which a run that goes on may do"
             )
         if self.stage == "sft" and self.updates_per_step > 1:

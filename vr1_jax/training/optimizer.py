@@ -38,8 +38,8 @@ class OptimizerConfig:
     def __post_init__(self):
         if (self.schedule == "constant") != (self.total_steps is None):
             raise OptimizerError(
-                f"total_steps is {self.total_steps} and schedule {self.schedule}: linear and cosine need a number, "
-                "constant needs None"
+                f"total_steps is {self.total_steps} and schedule {self.schedule}: linear and cosine need a number "
+                "there, constant needs None"
             )
         if self.warmup_steps < 0:
             raise OptimizerError(f"warmup_steps is {self.warmup_steps}; it must not be negative")

@@ -76,17 +76,19 @@ def preset_settings(name: str, stage: str) -> dict[str, Any]:
 
 
 def list_differences(config: TrainConfig) -> list[str]:
-    """One line for each setting that is not every preset's: "prompts_per_step 8: upstream 4"."""
+    """One line for each setting that is not every preset's: "prompts_per_step 2: paper and fixed 8, upstream 4"."""
     presets = {name: preset_settings(name, config.stage) for name in PRESETS}
     lines = []
     for name, value in settings(config).items():
-        differing = [
-            f"{preset} {_shown(theirs[name])}" for preset, theirs in presets.items() if theirs[name] != value
-        ]
-        if differing:
-            lines.append(f"{name} {_shown(value)}: {', '.join(differing)}")
+        others: dict[str, list[str]] = {}
+        for preset, theirs in presets.items():
+            if theirs[name] != value:
+                others.setdefault(shown(theirs[name]), []).append(preset)
+        if others:
+            listed = (f"{' and '.join(names)} {other}" for other, names in others.items())
+            lines.append(f"{name} {shown(value)}: {', '.join(listed)}")
     return lines
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
