@@ -32,7 +32,7 @@ def answers():
 def supervised(cases, answers, with_prompt, *, first=False):
     """`first` also counts the first token of each prompt, which nothing predicts."""
     prompt = batch(cases, rule="transformers5")
-    counted = np.asarray(prompt.mask & (prompt.tokens != IMAGE))
+    counted = np.array(prompt.mask & (prompt.tokens != IMAGE))
     if not first:
         counted[np.arange(B), np.asarray(prompt.mask).argmax(1)] = False
     mask = np.arange(C) < np.array(LENGTHS)[:, None]

@@ -55,10 +55,10 @@ def our_rates(config, updates):
 def test_rates_are_those_of_transformers(schedule, total, warmup):
     """Ours are float32: their last bit is 6e-8 of the rate."""
     config = dataclasses.replace(CONFIG, schedule=schedule, total_steps=total, warmup_steps=warmup)
-    rates = our_rates(config, 13)
-    np.testing.assert_allclose(rates, transformers_rates(config, 13), atol=1e-6 * config.learning_rate)
+    rates = our_rates(config, 12)
+    np.testing.assert_allclose(rates, transformers_rates(config, 12), atol=1e-6 * config.learning_rate)
     other = dataclasses.replace(config, warmup_steps=warmup + 1, total_steps=total and 13)
-    assert np.abs(rates - our_rates(other, 13)).max() > 0.01 * config.learning_rate
+    assert np.abs(rates - our_rates(other, 12)).max() > 0.01 * config.learning_rate
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
