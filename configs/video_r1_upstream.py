@@ -1,4 +1,4 @@
-"""python scripts/train.py --config configs/video_r1_upstream.py --model runs/upstream_sft
+"""python scripts/train.py --config configs/video_r1_upstream.py --model runs/upstream_sft_7b
 
 T-GRPO as the paper's published code ran it, setting by setting, quirks included: to reproduce and to compare.
 tgrpo_a100.py says what it does otherwise and why; docs/upstream.md has the whole table.
@@ -25,8 +25,8 @@ EPOCH = 65_768  # steps of 4 prompts on 263,071 records; the code's run was stop
 def get_config() -> TrainConfig:
     return TrainConfig(
         stage="rl",
-        model="runs/upstream_sft",
-        run="runs/upstream",
+        model="runs/upstream_sft_7b",
+        run="runs/upstream_7b",
         steps=1000,
         data=dataclasses.replace(tgrpo_a100.DATA, prompt="upstream", spacing="constant"),
         prompts_per_step=4,

@@ -17,7 +17,7 @@ def get_config() -> TrainConfig:
     config = sft_a100.get_config()
     return dataclasses.replace(
         config,
-        run="runs/upstream_sft",
+        run="runs/upstream_sft_7b",
         data=dataclasses.replace(config.data, prompt="upstream", spacing="constant", loss_on="upstream"),
         sft_aggregation="sequence",
         optimizer=dataclasses.replace(config.optimizer, decayed="upstream"),

@@ -99,4 +99,4 @@ def test_ablations_share_the_main_runs_programs(plans):
 
 def test_steps_take_seconds_to_a_minute(plans):
     for name in MACHINES["a100x8"]:
-        assert all(1 < seconds < 100 for seconds in plans[name]["seconds"])
+        assert all(0.1 < seconds < 100 for seconds in plans[name]["seconds"])

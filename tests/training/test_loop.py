@@ -66,10 +66,8 @@ def test_a_finished_run_goes_on_to_more_steps_as_if_it_had_never_ended(world, tm
         assert int(state.step) == steps
     ended = [line["step"] for line in read_metrics(tmp_path / "prolonged")]
     train(sft_config(world, tmp_path / "straight", optimizer=optimizer))
-    for prolonged, straight in zip(
-        *(parameters(tmp_path / run) for run in ("prolonged", "straight")), strict=True
-    ):
-        np.testing.assert_array_equal(prolonged, straight)
+    for after, at_once in zip(parameters(tmp_path / "prolonged"), parameters(tmp_path / "straight"), strict=True):
+        np.testing.assert_array_equal(after, at_once)
     assert ended == [0, 1, 2, 3]
 
 

@@ -76,7 +76,7 @@ def preset_settings(name: str, stage: str) -> dict[str, Any]:
 
 
 def list_differences(config: TrainConfig) -> list[str]:
-    """One line for each setting that is not every preset's: "prompts_per_step 2: paper and fixed 8, upstream 4"."""
+    """One line for each setting that is not every preset's: "grpo.mu 0.5: paper and fixed 1.0, upstream 0.8"."""
     presets = {name: preset_settings(name, config.stage) for name in PRESETS}
     lines = []
     for name, value in settings(config).items():
