@@ -53,7 +53,7 @@ def get_sft_config() -> TrainConfig:
         compute_dtype="float32",
         rollout=RolloutConfig(sampling=SamplingConfig(max_new_tokens=48)),
         optimizer=OptimizerConfig(
-            learning_rate=2e-3, total_steps=SFT_STEPS, warmup_steps=20, clip_norm=1.0, b2=0.95
+            learning_rate=2e-3, schedule="cosine", total_steps=SFT_STEPS, warmup_steps=20, clip_norm=1.0, b2=0.95
         ),
         watch=WatchConfig(evaluate_every=SFT_STEPS, evaluate_answers=4),
     )
@@ -72,7 +72,9 @@ def get_config() -> TrainConfig:
         # Answers here have some 30 tokens: the paper's length bonus, for 320 to 512, would never be paid.
         # The cold start is a beginner, not a model worth staying near: a quarter of the paper's penalty.
         grpo=dataclasses.replace(GRPOConfig.paper(), length_bonus=0.0, beta=0.01),
-        optimizer=OptimizerConfig(learning_rate=3e-4, total_steps=RL_STEPS, warmup_steps=20, clip_norm=1.0),
+        optimizer=OptimizerConfig(
+            learning_rate=3e-4, schedule="cosine", total_steps=RL_STEPS, warmup_steps=20, clip_norm=1.0
+        ),
         checkpoint=CheckpointConfig(every=50),
         watch=WatchConfig(evaluate_every=50, evaluate_answers=4),
     )

@@ -42,7 +42,7 @@ def get_config():
     config = rl_config(
         Path({world!r}), Path({model!r}), Path({run!r}), steps={steps}, mesh=MeshConfig(), rewards=(letters,),
         checkpoint=CheckpointConfig(every={every}),
-        optimizer=OptimizerConfig(learning_rate=1e-2, total_steps={steps}),
+        optimizer=OptimizerConfig(learning_rate=1e-2, schedule="cosine", total_steps={steps}),
     )
     return dataclasses.replace(config, data=dataclasses.replace(config.data, image_share={image_share}))
 """

@@ -48,7 +48,7 @@ def sft_config(world, run, **changes) -> TrainConfig:
         compute_dtype="float32",
         mesh=MeshConfig(fsdp=2, tensor=2, data=2, rollout_tensor=2),
         rollout=RolloutConfig(group=2, shuffled_group=2, sampling=SamplingConfig(max_new_tokens=8)),
-        optimizer=OptimizerConfig(learning_rate=1e-2, total_steps=4, clip_norm=1.0),
+        optimizer=OptimizerConfig(learning_rate=1e-2, schedule="cosine", total_steps=4, clip_norm=1.0),
         checkpoint=CheckpointConfig(every=2),
     )
     return dataclasses.replace(config, **changes)

@@ -93,6 +93,7 @@ class TrainConfig:
     # What ratios are taken against: the policy before its first update, computed again by the trainer where it
     # moves before the last, or the sampler's own log-probs (then bf16 and layout differences count as movement).
     old_logps: Literal["trainer", "sampler"] = "trainer"
+    sft_aggregation: Literal["token", "sequence"] = "token"  # the loss is a mean over tokens, or of answers' means
     stop_after_skips: int = 20  # in a row, of steps whose loss or gradient is not finite
     from_scratch: bool = False  # random weights; `model` gives config and tokenizer only
     # Leave groups without advantage out of the loss, KL penalty included: they only pull towards the reference.
@@ -130,10 +131,11 @@ class TrainConfig:
                 f"{self.updates_per_batch} x microbatches {self.microbatches}"
             )
         updates = self.steps * self.updates_per_step
-        if updates > self.optimizer.total_steps:
+        end = self.optimizer.total_steps
+        if end is not None and updates > end:
             raise ConfigError(
-                f"optimizer.total_steps is {self.optimizer.total_steps}, but steps {self.steps} make {updates} "
-                "updates: the learning rate would be 0 from there on; raise optimizer.total_steps too"
+                f"steps {self.steps} make {updates} updates, but schedule {self.optimizer.schedule} ends after "
+                f"optimizer.total_steps {end}: raise that too, which a run that goes on may do"
             )
         if self.stage == "sft" and self.updates_per_step > 1:
             raise ConfigError("updates_per_batch and epochs_per_batch are for stage rl; in sft they must be 1")

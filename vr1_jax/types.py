@@ -141,9 +141,12 @@ class Supervised:
     mask: Bool[Array, "B 1 C"]  # what the loss counts of the answers
     prompt_mask: Bool[Array, "B T"] | None  # what it counts of the prompts: None for nothing
 
-    def token_count(self) -> Float[Array, ""]:
-        count = self.mask.sum(dtype=jnp.float32)
-        return count if self.prompt_mask is None else count + self.prompt_mask[:, 1:].sum(dtype=jnp.float32)
+    def token_counts(self) -> Float[Array, " B"]:
+        """What the loss counts of each."""
+        counts = self.mask.sum((1, 2), dtype=jnp.float32)
+        if self.prompt_mask is None:
+            return counts
+        return counts + self.prompt_mask[:, 1:].sum(1, dtype=jnp.float32)
 
 
 @pytree

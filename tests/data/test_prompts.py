@@ -212,7 +212,8 @@ def test_supervised_tokens_are_the_rendered_conversation(tokenizer):
     whole = tokenizer.hf(text.replace("<|video_pad|>", "<|video_pad|>" * 4))["input_ids"]
     upstream = encode_supervised(record, tokenizer, 4, loss_on="upstream")
     assert upstream.prompt + upstream.target == whole
-    assert all(upstream.prompt_loss + upstream.target_loss)  # video placeholders too
+    assert not upstream.prompt_loss[0]  # nothing stands before it that could predict it
+    assert all(upstream.prompt_loss[1:] + upstream.target_loss)  # video placeholders too
 
     answer = encode_supervised(record, tokenizer, 4)
     assert answer.prompt + answer.target == whole[:-1]  # without the newline after the turn
@@ -223,9 +224,8 @@ def test_supervised_tokens_are_the_rendered_conversation(tokenizer):
 
 def test_upstream_masks_image_placeholders(small):
     tokens = encode_supervised(sample(data_type="image"), small, 4, loss_on="upstream")
-    assert [t for t, counts in zip(tokens.prompt, tokens.prompt_loss, strict=True) if not counts] == [
-        small.image_token
-    ] * 4
+    spared = [t for t, counts in zip(tokens.prompt, tokens.prompt_loss, strict=True) if not counts]
+    assert spared == [tokens.prompt[0], *[small.image_token] * 4]
 
 
 def test_a_record_without_reasoning_has_no_target(small):

@@ -28,7 +28,7 @@ TOLERANCE = 1e-5
 ALGORITHM = GRPOConfig(clip_low=0.2, clip_high=0.2, beta=0.04)
 # A large learning rate, so that one update moves what the next one sees; eps well above rounding.
 OPTIMIZER = OptimizerConfig(
-    learning_rate=2e-3, total_steps=10, warmup_steps=0, weight_decay=0.1, clip_norm=0.3, eps=1e-5
+    learning_rate=2e-3, schedule="cosine", total_steps=10, weight_decay=0.1, clip_norm=0.3, eps=1e-5
 )
 step = functools.partial(grpo_step, algorithm=ALGORITHM, compute_dtype=jnp.float32)
 score = functools.partial(score_batch, microbatches=1)

@@ -35,7 +35,7 @@ def test_heldout_loss_is_the_loss_of_training_and_a_still_model_is_called_blind(
         steps=1,
         prompts_per_step=8,
         mesh=MeshConfig(data=4, tensor=2),
-        optimizer=OptimizerConfig(learning_rate=1e-12, total_steps=1),
+        optimizer=OptimizerConfig(learning_rate=1e-12),
         watch=WatchConfig(evaluate_every=1),
     )
     train(dataclasses.replace(config, data=dataclasses.replace(config.data, records=records, heldout=asked)))

@@ -15,6 +15,7 @@ from vr1_jax.rl.advantages import GRPOConfig
 from vr1_jax.training.checkpoint import CheckpointConfig
 from vr1_jax.training.loop import train
 from vr1_jax.training.metrics import WatchConfig, read_metrics
+from vr1_jax.training.optimizer import OptimizerConfig
 from vr1_jax.weights.errors import CheckpointError
 from vr1_jax.weights.loading import load_model
 
@@ -56,6 +57,40 @@ def test_stopped_and_resumed_sft_is_the_same_to_the_bit(world, sft, tmp_path):
     for resumed, straight in zip(parameters(tmp_path / "run"), parameters(sft), strict=True):
         np.testing.assert_array_equal(resumed, straight)
     assert [line["step"] for line in read_metrics(tmp_path / "run")] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(("schedule", "horizon"), [("constant", None), ("linear", 100)])
+def test_a_finished_run_goes_on_to_more_steps_as_if_it_had_never_ended(world, tmp_path, schedule, horizon):
+    optimizer = OptimizerConfig(learning_rate=1e-2, schedule=schedule, total_steps=horizon, clip_norm=1.0)
+    for steps in (2, 4):
+        state = train(sft_config(world, tmp_path / "prolonged", steps=steps, optimizer=optimizer))
+        assert int(state.step) == steps
+    ended = [line["step"] for line in read_metrics(tmp_path / "prolonged")]
+    train(sft_config(world, tmp_path / "straight", optimizer=optimizer))
+    for after, at_once in zip(parameters(tmp_path / "prolonged"), parameters(tmp_path / "straight"), strict=True):
+        np.testing.assert_array_equal(after, at_once)
+    assert ended == [0, 1, 2, 3]
+
+
+def test_where_the_rate_has_an_end_that_must_be_moved_with_the_steps(world, sft, tmp_path):
+    with pytest.raises(ConfigError, match=r"steps 6 make 6 updates, .* cosine .* optimizer.total_steps 4"):
+        sft_config(world, tmp_path / "run", steps=6)
+    config = sft_config(world, tmp_path / "run", steps=2)
+    train(dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, total_steps=2)))
+    state = train(sft_config(world, tmp_path / "run"))
+    assert int(state.step) == 4
+    assert any((a != b).any() for a, b in zip(parameters(tmp_path / "run"), parameters(sft), strict=True))
+
+
+def test_a_run_says_how_it_differs_from_the_presets(world, tmp_path, caplog):
+    with caplog.at_level("INFO", "vr1_jax"), pytest.raises(ConfigError):
+        train(sft_config(world, tmp_path / "run", model="nowhere", sft_aggregation="sequence"))
+    for line in (
+        "sft_aggregation sequence: paper and fixed token",
+        "prompts_per_step 4: paper and upstream and fixed 8",
+        "optimizer.schedule cosine: paper and upstream and fixed linear",
+    ):
+        assert f"  {line}" in caplog.messages
 
 
 def test_resume_under_another_config_is_refused(world, sft):

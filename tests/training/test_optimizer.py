@@ -1,7 +1,6 @@
 """The optimizer against torch's AdamW; moments in less memory against whole ones; the frozen vision tower."""
 
 import dataclasses
-import math
 
 import jax
 import jax.numpy as jnp
@@ -9,42 +8,66 @@ import numpy as np
 import optax
 import pytest
 import torch
-from reference_model import hf_config
+from reference_model import hf_config, random_reference
 from tiny_state import checkpoints, same, tiny_config
+from transformers import optimization
+from transformers.trainer_pt_utils import get_parameter_names
 
 from vr1_jax.models import qwen25vl
 from vr1_jax.models.config import parse_hf_config
 from vr1_jax.models.published import PUBLISHED
 from vr1_jax.sharding import TRAIN_RULES, abstract, make_mesh, reshard, shardings
 from vr1_jax.training.moments import decode, encode
-from vr1_jax.training.optimizer import OptimizerConfig, OptimizerError, is_decayed, make_optimizer, schedule
+from vr1_jax.training.optimizer import OptimizerConfig, OptimizerError, is_decayed, learning_rate, make_optimizer
 from vr1_jax.training.steps import init_state, sft_step
 from vr1_jax.types import Supervised, blank_prompt
+from vr1_jax.weights.mapping import published_name, rules
 
-CONFIG = OptimizerConfig(learning_rate=0.01, total_steps=12, warmup_steps=3, weight_decay=0.1, clip_norm=1.0)
-
-
-def torch_schedule(n, config):
-    if n < config.warmup_steps:
-        return (n + 1) / config.warmup_steps
-    done = (n - config.warmup_steps) / (config.total_steps - config.warmup_steps)
-    floor = config.final_fraction
-    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(done, 1)))
+CONFIG = OptimizerConfig(
+    learning_rate=0.01, schedule="cosine", total_steps=12, warmup_steps=3, weight_decay=0.1, clip_norm=1.0
+)
 
 
-@pytest.mark.parametrize("final_fraction", [0.0, 0.1])
-def test_schedule(final_fraction):
-    config = dataclasses.replace(CONFIG, final_fraction=final_fraction)
-    expected = [config.learning_rate * torch_schedule(n, config) for n in range(15)]
-    np.testing.assert_allclose([schedule(config)(n) for n in range(15)], expected, rtol=1e-5, atol=1e-9)
-    assert expected[0] == pytest.approx(config.learning_rate / 3)
+def transformers_schedule(config, adamw):
+    if config.schedule == "constant":
+        return optimization.get_constant_schedule_with_warmup(adamw, config.warmup_steps)
+    make = getattr(optimization, f"get_{config.schedule}_schedule_with_warmup")
+    return make(adamw, config.warmup_steps, config.total_steps)
 
 
-@pytest.mark.parametrize("warmup", [0, 1, 12])
-def test_first_step_moves_and_peak_is_the_learning_rate(warmup):
-    rates = [float(schedule(dataclasses.replace(CONFIG, warmup_steps=warmup))(n)) for n in range(12)]
-    assert rates[0] > 0
-    assert max(rates) == pytest.approx(CONFIG.learning_rate)
+def transformers_rates(config, updates):
+    """The rates that transformers' schedule gives an optimizer."""
+    adamw = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=config.learning_rate)
+    schedule, rates = transformers_schedule(config, adamw), []
+    for _ in range(updates):
+        rates.append(adamw.param_groups[0]["lr"])
+        adamw.step()
+        schedule.step()
+    return rates
+
+
+def our_rates(config, updates):
+    return np.array([float(learning_rate(config)(n)) for n in range(updates)])
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 3, 12])
+@pytest.mark.parametrize(("schedule", "total"), [("constant", None), ("linear", 12), ("cosine", 12)])
+def test_rates_are_those_of_transformers(schedule, total, warmup):
+    """Ours are float32: their last bit is 6e-8 of the rate."""
+    config = dataclasses.replace(CONFIG, schedule=schedule, total_steps=total, warmup_steps=warmup)
+    rates = our_rates(config, 12)
+    np.testing.assert_allclose(rates, transformers_rates(config, 12), atol=1e-6 * config.learning_rate)
+    other = dataclasses.replace(config, warmup_steps=warmup + 1, total_steps=total and 13)
+    assert np.abs(rates - our_rates(other, 12)).max() > 0.01 * config.learning_rate
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_a_floor_under_the_rate(schedule):
+    config = dataclasses.replace(CONFIG, schedule=schedule, warmup_steps=0, final_fraction=0.1)
+    bare = our_rates(dataclasses.replace(config, final_fraction=0.0), 15)
+    floor = 0.1 * config.learning_rate
+    np.testing.assert_allclose(our_rates(config, 15), floor + 0.9 * bare, rtol=1e-5)
+    np.testing.assert_allclose(our_rates(config, 15)[12:], floor, rtol=1e-5)  # and stays there
 
 
 def test_updates_equal_torch_adamw():
@@ -57,7 +80,7 @@ def test_updates_equal_torch_adamw():
         {"params": [theirs["norm"]], "weight_decay": 0.0},
     ]
     adamw = torch.optim.AdamW(groups, lr=CONFIG.learning_rate, betas=(CONFIG.b1, CONFIG.b2), eps=CONFIG.eps)
-    decline = torch.optim.lr_scheduler.LambdaLR(adamw, lambda n: torch_schedule(n, CONFIG))
+    decline = transformers_schedule(CONFIG, adamw)
     optimizer, ours = make_optimizer(CONFIG), jax.tree.map(jnp.asarray, start)
     state = optimizer.init(ours)
     for n in range(12):
@@ -94,11 +117,26 @@ def test_upstream_decays_the_norms_of_the_vision_tower_and_the_last_one():
     }  # fmt: skip
 
 
+def test_upstream_decays_what_its_trainer_decayed():
+    """transformers' own choice of names, by the rule of upstream's version of it."""
+    reference = random_reference(tied=False)
+    names = get_parameter_names(reference, [torch.nn.LayerNorm], ["bias", "layernorm", "rmsnorm"])
+    theirs = {published_name(name) for name in names}
+    decayed, every = decayed_names("upstream")
+    config = parse_hf_config(hf_config(tied=False))
+    assert len(rules(config)) == len(every)
+    for rule in rules(config):
+        assert (f".{rule.path}" in decayed) == (rule.key.format(0) in theirs), rule.path
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"total_steps": 0},
-        {"warmup_steps": 2000},
+        {"total_steps": 0, "schedule": "linear"},
+        {"total_steps": 10, "schedule": "cosine", "warmup_steps": 11},
+        {"total_steps": 10},
+        {"total_steps": None, "schedule": "cosine"},
+        {"warmup_steps": -1},
         {"learning_rate": 0.0},
         {"clip_norm": -1.0},
         {"weight_decay": -0.1},

@@ -125,7 +125,8 @@ def encode_supervised(
     """Tokens of supervised training.
 
     `loss_on="upstream"` counts what upstream's collator left in its labels: everything but padding and image
-    placeholders. That includes the question, video placeholders and the newline after the answer's turn.
+    placeholders. That includes the question, video placeholders and the newline after the answer's turn, but not
+    the very first token, which nothing predicts.
     """
     prompt = encode_prompt(sample, tokenizer, visual_tokens, style)
     target = encode_target(sample, tokenizer)
@@ -136,6 +137,6 @@ def encode_supervised(
     return SupervisedTokens(
         prompt,
         target,
-        [token not in left_out for token in prompt],
+        [False, *(token not in left_out for token in prompt[1:])],
         [token not in left_out for token in target],
     )

@@ -86,12 +86,6 @@ class GRPOConfig:
         return cls(placement="advantage")
 
 
-def list_differences(config: GRPOConfig, other: GRPOConfig) -> list[str]:
-    """One line for each setting that differs: "mu: 1.0 -> 0.8"."""
-    ours, theirs = dataclasses.asdict(config), dataclasses.asdict(other)
-    return [f"{name}: {ours[name]} -> {theirs[name]}" for name in ours if ours[name] != theirs[name]]
-
-
 def temporal_bonus(
     ordered: Values,
     shuffled: Values,

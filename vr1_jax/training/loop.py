@@ -17,13 +17,13 @@ from vr1_jax.config import TrainConfig
 from vr1_jax.config_files import to_json
 from vr1_jax.data.pipeline import Batch
 from vr1_jax.models.qwen25vl import Qwen25VL
-from vr1_jax.rl.advantages import GRPOConfig, list_differences
 from vr1_jax.rl.experience import Judged, judge, masked, place, place_rows, slots_reached, texts, trim
 from vr1_jax.rl.refill import Pool, of_attempts
 from vr1_jax.sampling.placement import rollout_params
 from vr1_jax.sharding import batch_sharding
 from vr1_jax.training import heldout, processes, setup
 from vr1_jax.training.metrics import MetricsLog, Phases, host_memory_gb, progress_line
+from vr1_jax.training.presets import list_differences
 from vr1_jax.training.rollouts import forget_rollouts, write_rollouts
 from vr1_jax.training.speed import padding, speed
 from vr1_jax.training.steps import cast, grpo_step, score_batch, sft_step, split_off
@@ -51,10 +51,9 @@ _SHOWN = {
 def train(config: TrainConfig) -> TrainState:
     """Run, or go on with, the run in `config.run`."""
     run = Path(config.run)
-    if config.stage == "rl":
-        for preset in (GRPOConfig.paper, GRPOConfig.upstream, GRPOConfig.fixed):
-            differing = list_differences(preset(), config.grpo)
-            log.info("algorithm against preset %s: %s", preset.__name__, "; ".join(differing) or "the same")
+    log.info("settings that are not those of the presets:")
+    for line in list_differences(config):
+        log.info("  %s", line)
     meshes = setup.make_meshes(config)
     with processes.agreed():  # a file may be missing on one machine only
         setup.check(config, meshes)
@@ -226,6 +225,7 @@ def supervised_step(
             state,
             examples,
             optimizer=config.optimizer,
+            aggregation=config.sft_aggregation,
             microbatches=config.microbatches,
             compute_dtype=config.compute_dtype,
         )

@@ -1,4 +1,4 @@
-"""AdamW with a warmed-up cosine schedule and a clipped global norm, whole or in less memory."""
+"""AdamW with a scheduled learning rate and a clipped global norm, whole or in less memory."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,9 +16,12 @@ class OptimizerError(ValueError):
 @dataclass(frozen=True)
 class OptimizerConfig:
     learning_rate: float = 1e-6
-    total_steps: int = 1000
-    warmup_steps: int = 0
-    final_fraction: float = 0.0  # of the learning rate, at the end of the cosine
+    schedule: Literal["constant", "linear", "cosine"] = "constant"  # after the warm-up
+    # Updates until linear and cosine end, which may be more than a run makes: upstream's cosine spanned an epoch
+    # of which it trained a sixtieth. None for constant, which has no end.
+    total_steps: int | None = None
+    warmup_steps: int = 0  # updates; the first has rate 0, as in transformers
+    final_fraction: float = 0.0  # of the learning rate, at the end of linear and cosine
     weight_decay: float = 0.01
     # matrices: all but norms and biases. upstream: its trainer spared biases and the decoder layers' norms,
     # but decayed the vision tower's norms and the final norm.
@@ -33,9 +36,17 @@ class OptimizerConfig:
     freeze_vision: bool = False  # neither update nor gradient nor moments for the vision tower
 
     def __post_init__(self):
-        if self.total_steps < 1 or not 0 <= self.warmup_steps <= self.total_steps:
+        if (self.schedule == "constant") != (self.total_steps is None):
             raise OptimizerError(
-                f"warmup_steps {self.warmup_steps} must lie within total_steps {self.total_steps}"
+                f"total_steps is {self.total_steps} and schedule {self.schedule}: linear and cosine need a number "
+                "there, constant needs None"
+            )
+        if self.warmup_steps < 0:
+            raise OptimizerError(f"warmup_steps is {self.warmup_steps}; it must not be negative")
+        if self.total_steps is not None and not max(1, self.warmup_steps) <= self.total_steps:
+            raise OptimizerError(
+                f"total_steps is {self.total_steps}; it must be at least 1 and not less than warmup_steps, which "
+                f"is {self.warmup_steps}"
             )
         for name in ("learning_rate", "clip_norm", "eps"):
             if not getattr(self, name) > 0:
@@ -44,16 +55,19 @@ class OptimizerConfig:
             raise OptimizerError(f"weight_decay is {self.weight_decay}; it must not be negative")
 
 
-def schedule(config: OptimizerConfig) -> optax.Schedule:
-    """Linear warmup from one step's worth, then a cosine down to the final fraction."""
-    cosine = optax.cosine_decay_schedule(
-        config.learning_rate, config.total_steps - config.warmup_steps or 1, config.final_fraction
-    )
+def learning_rate(config: OptimizerConfig) -> optax.Schedule:
+    """The rate of each update, counted from 0; transformers' schedules of the same names have the same rates."""
+    peak, steps = config.learning_rate, (config.total_steps or 0) - config.warmup_steps or 1
+    if config.schedule == "constant":
+        after = optax.constant_schedule(peak)
+    elif config.schedule == "linear":
+        after = optax.linear_schedule(peak, peak * config.final_fraction, steps)
+    else:
+        after = optax.cosine_decay_schedule(peak, steps, config.final_fraction)
     if not config.warmup_steps:
-        return cosine
-    first = config.learning_rate / config.warmup_steps
-    warmup = optax.linear_schedule(first, config.learning_rate, config.warmup_steps - 1 or 1)
-    return optax.join_schedules([warmup, cosine], [config.warmup_steps])
+        return after
+    warmup = optax.linear_schedule(0.0, peak, config.warmup_steps)
+    return optax.join_schedules([warmup, after], [config.warmup_steps])
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
@@ -61,7 +75,7 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
         optax.clip_by_global_norm(config.clip_norm),
         _scale(config),
         _decay_weights(config),
-        optax.scale_by_learning_rate(schedule(config)),
+        optax.scale_by_learning_rate(learning_rate(config)),
     )
 
 

@@ -206,7 +206,8 @@ def _score(outline: Outline, phase: str, bucket: Bucket, name: str) -> Program:
 
 def _sft(outline: Outline, kind: str, bucket: Bucket, name: str) -> Iterator[Program]:
     arguments = (outline.state, outline.supervised(bucket))
-    yield Program("update", name, outline.meshes.train, sft_step, arguments, _update_options(outline.config))
+    options = {"aggregation": outline.config.sft_aggregation, **_update_options(outline.config)}
+    yield Program("update", name, outline.meshes.train, sft_step, arguments, options)
 
 
 def _update_options(config: TrainConfig) -> dict[str, Any]:

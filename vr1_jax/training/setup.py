@@ -40,11 +40,12 @@ from vr1_jax.weights.hf_directory import parse_config, read_hf_config
 from vr1_jax.weights.loading import load_model, open_source
 
 # Fields of the config that a resumed run may change: they do not change what is learned, or, as the directory of
-# the model it began with, are checked by content.
+# the model it began with, are checked by content, or say how much further it goes.
 HARMLESS = (
     "run",
     "model",
     "steps",
+    "optimizer.total_steps",
     "mesh",
     "checkpoint",
     "watch",

@@ -5,7 +5,7 @@ every device finds its own share of each microbatch among the rows it already ho
 """
 
 import functools
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -89,40 +89,44 @@ def grpo_step(
 
 
 @functools.partial(
-    jax.jit, static_argnames=("optimizer", "microbatches", "compute_dtype"), donate_argnames="state"
+    jax.jit,
+    static_argnames=("optimizer", "aggregation", "microbatches", "compute_dtype"),
+    donate_argnames="state",
 )
 def sft_step(
     state: TrainState,
     batch: Supervised,
     *,
     optimizer: OptimizerConfig,
+    aggregation: Literal["token", "sequence"] = "token",
     microbatches: int = 1,
     compute_dtype: DTypeLike = jnp.bfloat16,
 ) -> tuple[TrainState, Metrics]:
-    """One supervised update: the mean over all tokens that the loss counts."""
-    total = jnp.maximum(batch.token_count(), 1)
+    """One supervised update: the mean over all tokens that the loss counts, or over sequences of their means."""
+    total, sequences = jnp.maximum(batch.token_counts().sum(), 1), batch.tokens.shape[0]
 
     def loss(model: Qwen25VL, part: Supervised) -> tuple[jax.Array, Metrics]:
-        value, metrics = supervised_loss(cast(model, compute_dtype), part)
-        return value / total, metrics
+        values, metrics = supervised_losses(cast(model, compute_dtype), part)
+        if aggregation == "sequence":
+            return (values / jnp.maximum(part.token_counts(), 1)).sum() / sequences, metrics
+        return values.sum() / total, metrics
 
     grads, value, metrics = accumulate(loss, state.model, split_rows(batch, microbatches), optimizer)
     state, update_metrics = apply_gradients(state, grads, value, optimizer)
     return state, {"loss": value, **metrics, **update_metrics}
 
 
-def supervised_loss(model: Qwen25VL, batch: Supervised) -> tuple[jax.Array, Metrics]:
-    """Summed negative log-probs of the targets, and of the prompt where its mask says so."""
+def supervised_losses(model: Qwen25VL, batch: Supervised) -> tuple[Float[Array, " B"], Metrics]:
+    """Of each sequence, summed negative log-probs of its target, and of its prompt where the mask says so."""
     of_prompt, of_targets = qwen25vl.forward_completions(model, batch.prompt, batch.tokens)
     scores = score_tokens(model, of_targets, batch.tokens)
-    value = -jnp.where(batch.mask, scores.logps, 0.0).sum()
-    tokens = batch.token_count()
+    values = -jnp.where(batch.mask, scores.logps, 0.0).sum((1, 2))
     if batch.prompt_mask is not None:
         following = batch.prompt.tokens[:, None, 1:]
         prompt_logps = score_tokens(model, of_prompt[:, None, :-1], following).logps[:, 0]
-        value -= jnp.where(batch.prompt_mask[:, 1:], prompt_logps, 0.0).sum()
-    return value, {
-        "tokens": tokens,
+        values -= jnp.where(batch.prompt_mask[:, 1:], prompt_logps, 0.0).sum(1)
+    return values, {
+        "tokens": batch.token_counts().sum(),
         "entropy": jnp.where(batch.mask, scores.entropy, 0.0).sum() / batch.mask.sum(),
     }
 
