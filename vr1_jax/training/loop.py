@@ -22,6 +22,7 @@ from vr1_jax.rl.refill import Pool, of_attempts
 from vr1_jax.sampling.placement import rollout_params
 from vr1_jax.sharding import batch_sharding
 from vr1_jax.training import heldout, processes, setup
+from vr1_jax.training.errors import TrainingError
 from vr1_jax.training.metrics import MetricsLog, Phases, host_memory_gb, progress_line
 from vr1_jax.training.presets import list_differences
 from vr1_jax.training.rollouts import forget_rollouts, write_rollouts
@@ -58,6 +59,8 @@ def train(config: TrainConfig) -> TrainState:
     with processes.agreed():  # a file may be missing on one machine only
         setup.check(config, meshes)
     with ExitStack() as stack:
+        if config.compute_dtype == "float32":  # accelerators multiply in fewer bits unless told
+            stack.enter_context(jax.default_matmul_precision("highest"))
         stop_requested = stack.enter_context(stop_on_signal())  # first in, last out: covers the last save too
         checkpoints = stack.enter_context(setup.open_run(run, config))
         program = setup.load(config, meshes, checkpoints)
@@ -288,7 +291,7 @@ def _check_health(config: TrainConfig, metrics: dict[str, float], step: int) -> 
             config.watch.gap_alarm,
         )
     if metrics["skipped_in_a_row"] >= config.stop_after_skips:
-        raise setup.TrainingError(
+        raise TrainingError(
             f"step {step}: loss or gradient was not finite {int(metrics['skipped_in_a_row'])} steps in a row"
         )
 

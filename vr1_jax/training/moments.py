@@ -99,6 +99,10 @@ def encode(values: jax.Array, dtype: Any, chance: jax.Array) -> Bytes:
     below = jnp.clip(jnp.floor(top + jnp.log2(share) * (top / _OCTAVES)), 0, top - 1)
     low, high = _share(below, top), _share(below + 1, top)
     up = chance < (share - low) / (high - low)
+    if jnp.issubdtype(dtype, jnp.unsignedinteger):
+        # A second moment is never forgotten: as 0 it would leave the update bounded by eps alone. Rounded up, what
+        # lies below the smallest code only makes the update smaller.
+        up |= below == 0
     codes = jnp.sign(values) * (below + up)
     return Bytes(codes.astype(dtype), scale)
 

@@ -180,8 +180,12 @@ def _combine(name: str, values: Float[Array, " n"], tokens: Float[Array, " n"]) 
 
 
 def split_rows(tree: Any, microbatches: int) -> Any:
-    """[B, ...] -> [n, B/n, ...], row i to microbatch i mod n."""
-    return jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, microbatches, *x.shape[1:]), 0, 1), tree)
+    """[B, ...] -> [n, B/n, ...], row i to microbatch i mod n. Arrays may be empty: a text has no patches."""
+
+    def split(x: jax.Array) -> jax.Array:
+        return jnp.swapaxes(x.reshape(len(x) // microbatches, microbatches, *x.shape[1:]), 0, 1)
+
+    return jax.tree.map(split, tree)
 
 
 @functools.partial(jax.jit, static_argnames="parts")
@@ -191,4 +195,4 @@ def split_off(batch: Any, parts: int) -> list[Any]:
 
 
 def join_rows(tree: Any) -> Any:
-    return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), tree)
+    return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(x.shape[0] * x.shape[1], *x.shape[2:]), tree)
