@@ -3,6 +3,7 @@
 A fork server that has everything imported makes a child start in a fraction of the seconds a command takes.
 """
 
+import contextlib
 import gzip
 import importlib.util
 import json
@@ -10,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import time
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import jax
@@ -26,6 +28,7 @@ from vr1_jax.weights.checkpoint_dir import HF, copy_assets
 from vr1_jax.weights.json_files import read_json
 
 ROOT = Path(__file__).resolve().parents[1]
+MARK = "VR1_JAX_TEST_RUN"
 CONFIG = """
 import dataclasses, sys
 from pathlib import Path
@@ -44,7 +47,8 @@ def get_config():
         checkpoint=CheckpointConfig(every={every}),
         optimizer=OptimizerConfig(learning_rate=1e-2, schedule="cosine", total_steps={steps}),
     )
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, image_share={image_share}))
+    data = dataclasses.replace(config.data, image_share={image_share}, workers={workers})
+    return dataclasses.replace(config, data=data)
 """
 
 
@@ -69,9 +73,11 @@ def spoil(world: Path) -> None:
     (world / "train.json").write_text(json.dumps(records))
 
 
-def write_config(path: Path, world: Path, model: Path, run: Path, steps: int, every: int, image_share=0.0) -> Path:
+def write_config(
+    path: Path, world: Path, model: Path, run: Path, steps: int, every: int, image_share=0.0, workers=0
+) -> Path:
     places = {"world": str(world), "model": str(model), "run": str(run), "tests": str(ROOT / "tests")}
-    path.write_text(CONFIG.format(**places, steps=steps, every=every, image_share=image_share))
+    path.write_text(CONFIG.format(**places, steps=steps, every=every, image_share=image_share, workers=workers))
     return path
 
 
@@ -80,6 +86,8 @@ def command(config: Path, log: Path, cache: Path) -> None:
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
+    os.environ[MARK] = str(config.with_suffix(""))  # for its children, and theirs
+    resource_tracker._resource_tracker.__init__()  # its own, as a command has, and not the fork server's
     os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # one device, compiled soon
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
@@ -88,6 +96,20 @@ def command(config: Path, log: Path, cache: Path) -> None:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     os._exit(module.main(["--config", str(config)]))
+
+
+def left_behind(config: Path) -> list[str]:
+    """Commands of the processes that runs of this config started and that are still there."""
+    mark, found = f"{MARK}={config.with_suffix('')}".encode(), []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            if mark in (process / "environ").read_bytes().split(b"\0"):
+                found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+    return [command for command in found if command]
+
+
+def shared_memory() -> set[str]:
+    return {path.name for path in Path("/dev/shm").iterdir()}
 
 
 def fork_server():

@@ -39,16 +39,35 @@ def wait():
 """
 
 
-def test_ctrl_c_during_an_import_is_not_lost(tmp_path):
+def interrupted(process: subprocess.Popen, times: int) -> tuple[int, str]:
+    assert process.stderr.readline() == "started\n"
+    for _ in range(times):
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=50)
+    return process.returncode, error
+
+
+def test_ctrl_c_that_an_import_swallows_is_followed_by_one_that_ends(tmp_path):
     (tmp_path / "slow.py").write_text(SLOW)
     program = PROGRAM.format(folder=str(tmp_path))
     process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
-    assert process.stderr.readline() == "started\n"
-    time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=50)
-    assert process.returncode == 130
-    assert error == "name: interrupted; nothing was kept\n"
+    assert interrupted(process, times=2) == (130, "name: interrupted; nothing was kept\n")
+
+
+def test_one_ctrl_c_ends_what_does_not_swallow_it(tmp_path):
+    (tmp_path / "slow.py").write_text("import time\ndef wait():\n    time.sleep(60)\n")
+    program = PROGRAM.format(folder=str(tmp_path))
+    process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
+    assert interrupted(process, times=1) == (130, "name: interrupted; nothing was kept\n")
+
+
+def test_the_second_ctrl_c_does_not_wait_for_a_computation(tmp_path):
+    """A product of integers of 20 million digits: one instruction of Python's, of minutes."""
+    (tmp_path / "slow.py").write_text("def wait():\n    n = 7 ** 30_000_000\n    n * n\n    n ** 40\n")
+    program = PROGRAM.format(folder=str(tmp_path))
+    process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
+    assert interrupted(process, times=2) == (130, "name: interrupted; nothing was kept\n")
 
 
 @pytest.mark.parametrize(

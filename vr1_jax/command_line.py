@@ -8,20 +8,18 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import sys
 import threading
-import traceback
 from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from vr1_jax.data.frames import FrameBudget, ImageBudget
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
-IMPORT_SYSTEM = "<frozen importlib._bootstrap>"
 
 
 class UsageError(ValueError):
@@ -33,12 +31,21 @@ def run(name: str, work: Callable[[], int | None], *, out: Path | None = None, i
 
     `out` is named when the system cannot write and does not say where; `interrupted` says what Ctrl-C leaves.
     """
+    told, saying = [], threading.Lock()
+
+    def end() -> int:
+        with saying:  # the main thread and the one that watches may both be ending
+            if not told:
+                _fail(name, "; ".join(filter(None, ("interrupted", interrupted))), INTERRUPTED)
+                told.append(True)
+        return INTERRUPTED
+
     try:
-        with _patient_ctrl_c():
+        with _second_ctrl_c(end):
             code = work() or 0
             sys.stdout.flush()  # here, and not when Python ends: an error would be lost
     except KeyboardInterrupt:
-        return _fail(name, "; ".join(filter(None, ("interrupted", interrupted))), INTERRUPTED)
+        return end()
     except BrokenPipeError:  # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -60,25 +67,33 @@ def keep_compiled_programs() -> None:
 
 
 @contextlib.contextmanager
-def _patient_ctrl_c() -> Iterator[None]:
-    """Ctrl-C waits for imports to end: some native modules crash when interrupted there, and others swallow it."""
+def _second_ctrl_c(end: Callable[[], int]) -> Iterator[None]:
+    """The first Ctrl-C is Python's KeyboardInterrupt, which modules may swallow while they are imported, or heed
+    only when a long computation is over. The second one ends the process at once.
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        files = (each.f_code.co_filename for each, _ in traceback.walk_stack(frame))
-        if IMPORT_SYSTEM in files:
-            threading.Timer(0.1, os.kill, (os.getpid(), number)).start()
-        else:
-            signal.default_int_handler(number, frame)
-
+    Python writes the number of every signal that it handles to the socket, whatever the main thread is doing.
+    """
     usual = signal.getsignal(signal.SIGINT)
     if usual is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
         yield
         return
-    signal.signal(signal.SIGINT, interrupt)
+    ours, written = socket.socketpair()
+    written.setblocking(False)
+
+    def watch() -> None:
+        interrupts = 0
+        while number := ours.recv(1):
+            interrupts += number[0] == signal.SIGINT
+            if interrupts == 2:
+                os._exit(end())
+
+    before = signal.set_wakeup_fd(written.fileno(), warn_on_full_buffer=False)
+    threading.Thread(target=watch, name="second Ctrl-C", daemon=True).start()
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, usual)
+        signal.set_wakeup_fd(before)
+        written.close()  # which ends the thread
 
 
 def _fail(name: str, message: str, code: int) -> int:

@@ -103,6 +103,32 @@ def test_resumes_exactly_wherever_it_stopped(make):
         assert [content(batch) for batch in rest] == [content(batch) for batch in whole[stop:]]
 
 
+def test_refills_are_of_the_steps_own_group_and_change_nothing(make):
+    pipeline = make(rows=4, shuffle="frames")
+    whole, state = take(pipeline, 8)
+    halves = [make(rows=4, shuffle="frames", shard_index=index, shard_count=2) for index in range(2)]
+    with contextlib.ExitStack() as stack:
+        batches, left, right = (stack.enter_context(each.batches()) for each in (pipeline, *halves))
+        seen = set()
+        for step in range(8):
+            batch = next(batches)
+            assert content(batch) == content(whole[step])
+            further = [batches.refill(number).result() for number in (1, 2)]
+            for number, refill in enumerate(further, 1):
+                assert (refill.step, refill.kind, refill.bucket) == (step, batch.kind, batch.bucket)
+                assert refill.row_ids.tolist() == [4 * number + row for row in range(4)]
+                assert (refill.shuffled is None) == (batch.shuffled is None)
+                assert refill.rows != batch.rows
+                seen |= {(step, row["index"]) for row in refill.rows}
+            assert further[0].rows != further[1].rows
+            next(left), next(right)
+            parts = [half.refill(2).result() for half in (left, right)]
+            assert parts[0].rows + parts[1].rows == further[1].rows
+            assert content(batches.refill(2).result()) == content(further[1])
+        assert batches.state() == state
+    assert len(seen) > 50  # of 64 drawn: hardly one twice in a step
+
+
 def test_workers_change_nothing(make):
     whole, state = take(make(shuffle="frames"), 8)
     found, its_state = take(make(shuffle="frames"), 8, workers=2, signal_children=True)

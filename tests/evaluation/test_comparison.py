@@ -68,7 +68,7 @@ def test_same_against_itself():
     found = compare(a, copy.deepcopy(a))
     assert found["difference"]["mean"] == 0.0
     assert found["causes"]["none"]["samples"] == 6
-    assert (found["right"]["mcnemar_p"], found["settings"]) == (1.0, {})
+    assert (found["right"]["p"], found["settings"]) == (1.0, {})
 
 
 def test_questions_are_matched_not_counted():

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 from tiny_runs import rl_config, sft_config, write_small_world
 
+from vr1_jax import command_line
 from vr1_jax.config_files import ConfigError
 from vr1_jax.data.collate import Bucket
 from vr1_jax.rl.advantages import GRPOConfig
+from vr1_jax.training import loop
 from vr1_jax.training.checkpoint import CheckpointConfig
+from vr1_jax.training.errors import TrainingError
 from vr1_jax.training.loop import train
 from vr1_jax.training.metrics import WatchConfig, read_metrics
 from vr1_jax.training.optimizer import OptimizerConfig
@@ -139,6 +142,29 @@ def test_inner_epochs_and_refilled_groups(world, sft, tmp_path):
     (line,) = read_metrics(tmp_path / "run")
     assert line["refilled"] in (0, 1)
     assert np.isfinite(line["loss"])
+    assert {name for name in line if name.startswith("learned_")} == {"learned_image", "learned_video"}
+    assert 0 <= line["learned_image"] + line["learned_video"] <= 1
+    assert 0 in (line["learned_image"], line["learned_video"])  # a step is of one kind
+
+
+def test_refilled_runs_resume_to_the_bit(world, sft, tmp_path):
+    for run, stops in (("straight", (3,)), ("resumed", (1, 3))):
+        for steps in stops:
+            train(rl_config(world, sft, tmp_path / run, steps=steps, refill_rounds=2))
+    for resumed, straight in zip(parameters(tmp_path / "resumed"), parameters(tmp_path / "straight"), strict=True):
+        np.testing.assert_array_equal(resumed, straight)
+    assert max(line["refilled"] for line in read_metrics(tmp_path / "straight")) > 0
+
+
+def test_a_run_that_learns_nothing_ends_in_one_line(world, tmp_path, monkeypatch):
+    def not_finite(state, *_, **__):
+        return state, {"loss": np.nan, "grad_norm": np.nan, "tokens": 1.0, "skipped": 1.0, "skipped_in_a_row": 3.0}
+
+    monkeypatch.setattr(loop, "sft_step", not_finite)
+    config = sft_config(world, tmp_path / "run", stop_after_skips=3)
+    with pytest.raises(TrainingError, match="step 0: loss or gradient was not finite 3 steps in a row"):
+        train(config)
+    assert command_line.run("train", lambda: train(config)) == 1
 
 
 def test_ratios_against_the_samplers_log_probs(world, sft, plain_rl, tmp_path):

@@ -38,12 +38,12 @@ class Assembler:
     # Refused in this process: the same refusal without decoding the file again.
     _refused: dict[int, Refusal] = dataclasses.field(default_factory=dict)
 
-    def __call__(self, step: int) -> dict:
+    def __call__(self, step: int, refill: int = 0) -> dict:
         """Nested dicts of arrays, which Grain passes between processes in shared memory."""
         number, place = self.order.batch(int(step))
         refusals: dict[int, Refusal] = {}
         rows = range(self.first, self.first + self.count)
-        chosen = [self._fill(number, place + row, refusals) for row in rows]
+        chosen = [self._fill(number, place + row, refill, refusals) for row in rows]
         encoded = [item for _, item in chosen]
         bucket = self.groups[number].bucket
         tokenizer, geometry = self.encoder.tokenizer, self.encoder.geometry
@@ -56,7 +56,7 @@ class Assembler:
             "group": number,
             "ordered": ordered,
             "rows": [_row(record, item) for record, item in chosen],
-            "row_ids": np.arange(rows.start, rows.stop, dtype=np.int32),
+            "row_ids": np.arange(rows.start, rows.stop, dtype=np.int32) + refill * self.order.rows,
             "refusals": [dataclasses.asdict(refusal) for refusal in refusals.values()],
             "media": dict(self.media.take_counts()) if isinstance(self.media, CachedMedia) else {},
         }
@@ -68,12 +68,12 @@ class Assembler:
             batch["answers"] = self._answers(encoded, bucket.tokens)
         return batch
 
-    def _fill(self, number: int, place: int, refusals: dict[int, Refusal]) -> tuple[int, Encoded]:
+    def _fill(self, number: int, place: int, refill: int, refusals: dict[int, Refusal]) -> tuple[int, Encoded]:
         """The record for a place of a group: its own, or the first good one of its substitutes."""
         group = self.groups[number]
         tried = Counter()
         for attempt in range(MAX_TRIES):
-            record = int(group.records[self.order.record(number, place, attempt)])
+            record = int(group.records[self.order.record(number, place, attempt, refill)])
             if record in self.known:
                 continue
             try:

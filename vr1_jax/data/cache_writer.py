@@ -21,6 +21,7 @@ import numpy as np
 
 from vr1_jax.data.cache import CacheError, content_hash, pack, read_sidecar, settings_key, signature
 from vr1_jax.data.frames import FrameBudget, ImageBudget, MediaError
+from vr1_jax.data.isolation import end_with_parent
 from vr1_jax.data.media import FOLDER_FPS, MediaReader
 from vr1_jax.data.record_file import RecordFile
 from vr1_jax.data.records import RecordError
@@ -159,7 +160,9 @@ def _write_shards(missing, directory, settings, processes, shard_files, report, 
     # A small job is still spread over all processes.
     size = max(1, min(shard_files, -(-len(missing) // processes)))
     chunks = [missing[at : at + size] for at in range(0, len(missing), size)]
-    with ProcessPoolExecutor(min(processes, max(1, len(chunks))), mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(
+        min(processes, max(1, len(chunks))), mp_context=get_context("spawn"), initializer=end_with_parent
+    ) as pool:
         futures = [
             pool.submit(write_shard, chunk, directory, first + n, settings) for n, chunk in enumerate(chunks)
         ]

@@ -2,12 +2,13 @@
 
 `IsolatedProcess` is the parent's side, `serve` the child's. A request is one JSON object; a reply is a JSON
 header followed by raw array bytes: nothing is unpickled. The kernel's alarm clock ends a child that overruns
-its deadline, even one stuck in C code or left behind by a killed parent; an idle child ends when its socket
-closes.
+its deadline, even one stuck in C code. A child ends with its parent, whatever it is doing and however the parent
+ended: its standard input is a pipe that nobody writes to, and that closes when the parent is gone.
 """
 
 import contextlib
 import json
+import multiprocessing
 import os
 import signal
 import socket
@@ -82,7 +83,7 @@ class IsolatedProcess:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", self.module, *arguments],
                 pass_fds=[child.fileno()],
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
@@ -108,6 +109,7 @@ class IsolatedProcess:
     def _stop(self) -> None:
         if self._process is not None:
             self._socket.close()
+            self._process.stdin.close()
             self._process.kill()
             self._process.wait()
         self._process = self._socket = None
@@ -119,11 +121,27 @@ class IsolatedProcess:
             self._stop()
 
 
+def end_after(wait: Callable[[], object]) -> None:
+    """End this process when `wait` returns, in the midst of whatever it is doing then."""
+
+    def watch() -> None:
+        wait()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="end", daemon=True).start()
+
+
+def end_with_parent() -> None:
+    """For the children of Python's own pools, which otherwise wait for a parent that is gone."""
+    end_after(multiprocessing.parent_process().join)
+
+
 def serve(handler: Handler) -> None:
     """Answer requests until the parent goes away. Arguments: socket number, deadline, memory limit."""
     number, deadline, memory_bytes = int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
     for of_parent in (signal.SIGINT, signal.SIGTERM):  # sent to all processes of a run, and the parent's business
         signal.signal(of_parent, signal.SIG_IGN)
+    end_after(lambda: os.read(sys.stdin.fileno(), 1))
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     _limit_memory(memory_bytes)
     with socket.socket(fileno=number) as connection:

@@ -9,6 +9,9 @@ A place whose record turns out bad is filled by the record at the same place of 
 group, then by the ones after it. That order depends on nothing that was decoded, so neither other processes nor
 earlier steps need to be asked. The price is that about as many good records are seen twice in a pass as there
 are bad ones.
+
+A step may ask for further batches of its own group. They too come from shuffled orders of their own, so that how
+often steps ask changes nothing for the steps after them.
 """
 
 from collections.abc import Sequence
@@ -16,7 +19,7 @@ from functools import lru_cache
 
 import numpy as np
 
-TURNS, PLACES, SUBSTITUTES = range(3)  # what a stream of random numbers is for
+TURNS, PLACES, SUBSTITUTES, REFILLS = range(4)  # what a stream of random numbers is for
 
 
 class Order:
@@ -41,10 +44,12 @@ class Order:
         group = int(groups[turn])
         return group, (epoch * self.batches[group] + int(earlier[turn])) * self.rows
 
-    def record(self, group: int, place: int, attempt: int = 0) -> int:
-        """Which of the group's records fills a place, after `attempt` of them were refused."""
+    def record(self, group: int, place: int, attempt: int = 0, refill: int = 0) -> int:
+        """Which record fills a place, after `attempt` of them were refused; of further batch `refill`, if any."""
         size = self.sizes[group]
         number, offset = divmod(place, size)
+        if refill:
+            return int(_permutation(self.seed, REFILLS, group, number, size, refill)[(offset + attempt) % size])
         if attempt == 0:
             return int(_permutation(self.seed, PLACES, group, number, size)[offset])
         substitutes = _permutation(self.seed, SUBSTITUTES, group, number, size)
@@ -63,5 +68,5 @@ def _turns(seed: int, batches: tuple[int, ...], epoch: int) -> tuple[np.ndarray,
 
 
 @lru_cache(maxsize=16)
-def _permutation(seed: int, purpose: int, group: int, number: int, size: int) -> np.ndarray:
-    return np.random.default_rng([seed, purpose, group, number]).permutation(size)
+def _permutation(seed: int, purpose: int, group: int, number: int, size: int, *refill: int) -> np.ndarray:
+    return np.random.default_rng([seed, purpose, group, number, *refill]).permutation(size)

@@ -16,9 +16,13 @@ here starts a backend, and workers are started with JAX_PLATFORMS=cpu, so that n
 """
 
 import contextlib
+import copy
+import dataclasses
+import functools
 import os
 import signal
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +30,7 @@ import numpy as np
 from vr1_jax.data.assemble import Assembler
 from vr1_jax.data.collate import Bucket
 from vr1_jax.data.encode import Encoder, Media, ShuffleBy
+from vr1_jax.data.isolation import end_with_parent
 from vr1_jax.data.layout import PromptLayout
 from vr1_jax.data.order import Order
 from vr1_jax.data.quarantine import Refusal
@@ -63,7 +68,8 @@ class Batching:
 class Batch:
     """This process's rows of one step. Arrays have `types.Prompt`'s names, rows first.
 
-    `shuffled` shares with `ordered` every array that is equal. `row_ids` number the rows over all processes.
+    `shuffled` shares with `ordered` every array that is equal. `row_ids` number the rows of a step over all
+    processes and refills.
     `refusals` were met on the way; `media` counts what a cache served ("cached", "decoded", "stale", "damaged").
     """
 
@@ -168,11 +174,19 @@ class Pipeline:
         stream = steps.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=ahead))
         if workers:
             options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=ahead)
-            stream = stream.mp_prefetch(options, worker_init_fn=_outlive_sigterm)
+            stream = stream.mp_prefetch(options, worker_init_fn=_belong_to_the_run)
         iterator = iter(stream)
         with _environment(JAX_PLATFORMS="cpu"):
             iterator.start_prefetch()
         return iterator
+
+    @functools.cached_property
+    def _refiller(self) -> Assembler:
+        """Beside the one that works ahead: what it remembers and reads with is not shared between threads."""
+        return dataclasses.replace(self._assembler, media=copy.copy(self._assembler.media), _refused={})
+
+    def _refill(self, step: int, number: int) -> Batch:
+        return self._batch(self._refiller(step, number))
 
     def _batch(self, element: dict) -> Batch:
         group, ordered = self.groups[element["group"]], element["ordered"]
@@ -197,17 +211,26 @@ class Batches(Iterator[Batch]):
     def __init__(self, pipeline: Pipeline, step: int, workers: int, ahead: int):
         self._pipeline, self._next = pipeline, step
         self._stream = pipeline._stream(step, workers, ahead)
+        self._refills = ThreadPoolExecutor(1, thread_name_prefix="refill")
 
     def __next__(self) -> Batch:
         batch = self._pipeline._batch(next(self._stream))
         self._next = batch.step + 1
         return batch
 
+    def refill(self, number: int) -> "Future[Batch]":
+        """Further batch `number` (1, 2, ...) of the step last taken: its group, and so its kind and its bucket.
+
+        It is made while the caller works on the batch before. The position to save does not know of it.
+        """
+        return self._refills.submit(self._pipeline._refill, self._next - 1, number)
+
     def state(self) -> dict[str, int | str]:
         """What `Pipeline.batches` needs to go on after the last batch taken; JSON, for any worker count."""
         return {"step": self._next, "order": self._pipeline._fingerprint}
 
     def close(self) -> None:
+        self._refills.shutdown(wait=False, cancel_futures=True)
         self._stream.close()
 
     def __enter__(self) -> "Batches":
@@ -249,6 +272,7 @@ def _environment(**settings: str) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _outlive_sigterm(worker: int, workers: int) -> None:
-    """Schedulers may send it to every process of a run; its end is the main process's decision."""
+def _belong_to_the_run(worker: int, workers: int) -> None:
+    """A worker ends when the main process says so or ends itself; schedulers send SIGTERM to all processes."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    end_with_parent()

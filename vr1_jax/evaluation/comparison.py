@@ -15,7 +15,7 @@ extraction, output or none.
 
 import collections
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ import numpy as np
 
 from vr1_jax.config_files import flat
 from vr1_jax.evaluation.results import SEED, answers_of, clusters_of, error_of
-from vr1_jax.evaluation.statistics import cluster_means, exact_mcnemar
+from vr1_jax.evaluation.statistics import cluster_means, sign_flip_p
 
 CAUSES = ("broken in one", "frames", "prompt", "extraction", "output", "none")
 KEY = ("problem", "path", "options", "solution", "problem_type")
@@ -66,7 +66,7 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
         "only_in": {"a": only_a, "b": only_b},
         "score": {"a": float(rewards[:, 0].mean()), "b": float(rewards[:, 1].mean())},
         "difference": mean["all"].to_json(),
-        "right": _table(right),
+        "right": _table(right, clusters),
         "causes": {
             name: {
                 "samples": int((causes == name).sum()),
@@ -115,14 +115,14 @@ def _key(result: Result) -> str:
     return json.dumps(parts, sort_keys=True)
 
 
-def _table(right: np.ndarray) -> dict[str, Any]:
+def _table(right: np.ndarray, clusters: Sequence[Hashable]) -> dict[str, Any]:
     both, only_a, only_b = ((right == pattern).all(1).sum() for pattern in ((1, 1), (1, 0), (0, 1)))
     return {
         "both": int(both),
         "only_a": int(only_a),
         "only_b": int(only_b),
         "neither": int(len(right) - both - only_a - only_b),
-        "mcnemar_p": exact_mcnemar(int(only_a), int(only_b)),
+        "p": sign_flip_p(right[:, 1].astype(float) - right[:, 0], clusters, seed=SEED),
     }
 
 

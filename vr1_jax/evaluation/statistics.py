@@ -14,6 +14,8 @@ import numpy as np
 DRAWS = 2000
 LEVEL = 0.95
 DRAWS_AT_ONCE = 100
+FLIPS = 10_000
+FLIPPED_EXACTLY = 16  # clusters that differ: 65,536 patterns of signs
 
 
 @dataclass(frozen=True)
@@ -115,10 +117,25 @@ def majority_at_k(predictions: Sequence[str], rewards: Sequence[float], k: int) 
     return sum(found) / len(found)
 
 
-def exact_mcnemar(only_a: int, only_b: int) -> float:
-    """Two-sided chance of a split at least this uneven if either were as likely to be the right one."""
-    total, smaller = only_a + only_b, min(only_a, only_b)
-    if total == 0:
-        return 1.0
-    tail = sum(math.comb(total, k) for k in range(smaller + 1))
-    return min(1.0, 2 * tail / 2**total)
+def sign_flip_p(differences: Sequence[float] | np.ndarray, clusters: Sequence[Hashable], *, seed: int) -> float:
+    """Two-sided chance of a sum at least this far from 0 if each cluster's sign were a coin's.
+
+    Under the hypothesis that two models are alike, all differences of a cluster change their sign together:
+    answers about one video are not independent, and McNemar's test takes them to be. Exact for few clusters,
+    else from random signs.
+    """
+    sums: dict[Hashable, float] = {}
+    for cluster, difference in zip(clusters, differences, strict=True):
+        sums[cluster] = sums.get(cluster, 0.0) + float(difference)
+    flipped = np.array([abs(total) for total in sums.values() if total])
+    reached = abs(sum(sums.values())) - 1e-9  # sums of the same numbers in another order
+    if len(flipped) <= FLIPPED_EXACTLY:
+        totals = np.zeros(1)
+        for size in flipped:
+            totals = np.concatenate([totals + size, totals - size])
+        return float(np.mean(np.abs(totals) >= reached))
+    rng, hits = np.random.default_rng(seed), 0
+    for _ in range(FLIPS // DRAWS_AT_ONCE):
+        signs = rng.choice((-1.0, 1.0), (DRAWS_AT_ONCE, len(flipped)))
+        hits += int((np.abs(signs @ flipped) >= reached).sum())
+    return (hits + 1) / (FLIPS + 1)

@@ -48,7 +48,7 @@ def comparison_table(found: Mapping[str, Any], names: Sequence[str]) -> str:
     lines.append(f"score {scores}, difference {percent(difference['mean'], sign=True)} {_interval(difference)}")
     lines.append(
         f"right in both {right['both']}, only in A {right['only_a']}, only in B {right['only_b']}, "
-        f"in neither {right['neither']} (McNemar's exact test: p = {right['mcnemar_p']:.3g})"
+        f"in neither {right['neither']} (signs flipped by video: p = {right['p']:.3g})"
     )
     header = ("cause", "questions", "better in A", "better in B", "share of the difference")
     rows = [(name, *_cause(found["causes"][name])) for name in CAUSES if found["causes"][name]["samples"]]

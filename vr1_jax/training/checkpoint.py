@@ -83,7 +83,7 @@ class Checkpoints:
     def __init__(
         self, run: Path, config: CheckpointConfig, run_config: dict[str, Any], *, harmless: Collection[str] = ()
     ):
-        self._run, self._config = run.absolute(), config
+        self._run, self._config = run.resolve(), config
         self._run_config, self._harmless = run_config, harmless
         logging.getLogger("absl").addFilter(_not_orbax_error)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")

@@ -1,9 +1,7 @@
 """The training loop, top to bottom: `train` prepares, `rl_step` and `supervised_step` are the two stages."""
 
-import dataclasses
 import functools
 import logging
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,9 +13,9 @@ from jax.sharding import Mesh
 
 from vr1_jax.config import TrainConfig
 from vr1_jax.config_files import to_json
-from vr1_jax.data.pipeline import Batch
+from vr1_jax.data.pipeline import Batch, Batches
 from vr1_jax.models.qwen25vl import Qwen25VL
-from vr1_jax.rl.experience import Judged, judge, masked, place, place_rows, slots_reached, texts, trim
+from vr1_jax.rl.experience import judge, masked, place, place_rows, slots_reached, texts, trim
 from vr1_jax.rl.refill import Pool, of_attempts
 from vr1_jax.sampling.placement import rollout_params
 from vr1_jax.sharding import batch_sharding
@@ -107,13 +105,13 @@ def rl_step(
     config: TrainConfig,
     program: setup.Program,
     state: TrainState,
-    batches: Iterator[Batch],
+    batches: Batches,
     step: int,
     phases: Phases,
 ) -> tuple[TrainState, dict[str, float]]:
     """Sample ordered and shuffled answers, judge them, compare them, update the policy."""
     mesh = program.meshes.train
-    experience, judged = ask(config, program, state.model, batches, step, phases)
+    experience, asked = ask(config, program, state.model, batches, step, phases)
     with jax.set_mesh(mesh), phases("update"):
         updates = []
         for part in _minibatches(experience, config):
@@ -127,7 +125,7 @@ def rl_step(
             )
             updates.append(metrics)
         metrics = _over_updates(jax.device_get(updates))
-    metrics = processes.mean(judged.metrics) | metrics
+    metrics = processes.mean(asked) | metrics
     tokens = metrics["sampled_tokens"] * jax.process_count()
     answers = experience.completion.tokens.shape[1:]
     return state, metrics | speed(config, state.model.config, experience.prompt, answers, tokens, phases)
@@ -137,21 +135,23 @@ def ask(
     config: TrainConfig,
     program: setup.Program,
     model: Qwen25VL,
-    batches: Iterator[Batch],
+    batches: Batches,
     step: int,
     phases: Phases,
-) -> tuple[Experience, Judged]:
-    """One batch's experience; with `refill_rounds`, of further batches too while groups without signal remain.
+) -> tuple[Experience, dict[str, float]]:
+    """One batch's experience; with `refill_rounds`, of more like it too while groups without signal remain.
 
     The log-probs of the reference run on the devices while the host reads and judges the answers.
     """
     with phases("rollout"):
         policy = rollout_params(model, program.meshes.rollout, config.compute_dtype)
     pool = Pool(config.prompts_per_step // jax.process_count())
-    sampled = []
+    sampled, coming = [], None
     for attempt in range(1 + config.refill_rounds):
         with phases("data"):
-            batch = _draw(config, program, batches)
+            batch = _admit(config, program, coming.result() if coming else next(batches))
+        # Wanted or not, what would come next is decoded while the devices sample.
+        coming = batches.refill(attempt + 1) if attempt < config.refill_rounds else None
         with phases("rollout"):
             arrays = [part for part in (batch.ordered, batch.shuffled) if part is not None]
             groups = (config.rollout.group, config.rollout.shuffled_group)[: len(arrays)]
@@ -176,7 +176,7 @@ def ask(
         sampled.append(judged.metrics)
         if config.refill_rounds:
             advantages = place_rows(signal.advantages.astype(np.float32), program.meshes.train)
-            pool.add(batch.bucket, (prompt, completion, advantages), signal.has_signal)
+            pool.add((prompt, completion, advantages), signal.has_signal)
             if pool.is_full():
                 break
     if config.refill_rounds:
@@ -185,17 +185,19 @@ def ask(
         prompt, completion, advantages = place_rows((prompt, completion, advantages), program.meshes.train)
         completion = _trimmed(completion, config)
         logps = _score(config, program, model, prompt, completion)
-        judged = dataclasses.replace(judged, metrics=of_attempts(sampled))
+        metrics = of_attempts(sampled)
     else:
         advantages = place_rows(signal.advantages.astype(np.float32), program.meshes.train)
-        has_signal = signal.has_signal
+        has_signal, metrics = signal.has_signal, judged.metrics
     if config.drop_silent_groups or config.refill_rounds:
         completion = masked(completion, place_rows(has_signal[:, None], program.meshes.train))
     if config.grpo.mask_cut_off:
         completion = masked(completion, completion.stopped)
     with phases("reference"):
         jax.block_until_ready(logps)
-    return Experience(prompt, completion, advantages, *logps), judged
+    kinds = {group.kind for group in program.pipeline.groups}  # summed over steps: what the run learned from
+    metrics |= {f"learned_{kind}": float(np.mean(has_signal)) * (kind == batch.kind) for kind in sorted(kinds)}
+    return Experience(prompt, completion, advantages, *logps), metrics
 
 
 def _score(
@@ -217,10 +219,10 @@ def _score(
 
 
 def supervised_step(
-    config: TrainConfig, program: setup.Program, state: TrainState, batches: Iterator[Batch], phases: Phases
+    config: TrainConfig, program: setup.Program, state: TrainState, batches: Batches, phases: Phases
 ) -> tuple[TrainState, dict[str, float]]:
     with phases("data"):
-        batch = _draw(config, program, batches)
+        batch = _admit(config, program, next(batches))
     mesh = program.meshes.train
     with jax.set_mesh(mesh), phases("update"):
         examples = supervised(batch, config, mesh)
@@ -232,14 +234,13 @@ def supervised_step(
             microbatches=config.microbatches,
             compute_dtype=config.compute_dtype,
         )
-        metrics = _floats(jax.device_get(metrics))
+        metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
     answers = examples.tokens.shape[1:]
     metrics |= speed(config, state.model.config, examples.prompt, answers, metrics["tokens"], phases)
     return state, metrics | padding(batch.ordered, batch.answers["mask"], answers[1])
 
 
-def _draw(config: TrainConfig, program: setup.Program, batches: Iterator[Batch]) -> Batch:
-    batch = next(batches)
+def _admit(config: TrainConfig, program: setup.Program, batch: Batch) -> Batch:
     served = (batch.step + 1) * config.prompts_per_step // jax.process_count()  # by this process
     program.quarantine.add(batch.refusals, served=served)
     return batch
@@ -294,7 +295,3 @@ def _check_health(config: TrainConfig, metrics: dict[str, float], step: int) -> 
         raise TrainingError(
             f"step {step}: loss or gradient was not finite {int(metrics['skipped_in_a_row'])} steps in a row"
         )
-
-
-def _floats(metrics: dict[str, Any]) -> dict[str, float]:
-    return {name: float(value) for name, value in metrics.items()}

@@ -73,7 +73,7 @@ class StoredParameters:
     """Reads blocks of the parameters that this module or Orbax wrote."""
 
     def __init__(self, step_directory: Path, shapes: Mapping[str, tuple[int, ...]]):
-        self._directory = step_directory / PARAMS
+        self._directory = step_directory.resolve() / PARAMS  # tensorstore takes no ..
         metadata = read_json(self._directory / "_METADATA")
         self._driver = "zarr3" if metadata.get("use_zarr3") else "zarr"
         self._ocdbt = bool(metadata.get("use_ocdbt"))
@@ -125,12 +125,18 @@ class StoredParameters:
         try:
             store = ts.open(spec, open=True, read=True).result()
         except (ValueError, OSError) as error:
-            raise CheckpointError(f"{self._directory}: parameter {path} is missing or damaged") from error
+            raise CheckpointError(
+                f"{self._directory}: parameter {path} is missing or damaged ({_short(error)})"
+            ) from error
         if tuple(store.shape) != tuple(shape):
             raise CheckpointError(
                 f"{self._directory}: {path} has shape {list(store.shape)}, the config asks for {list(shape)}"
             )
         return store
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 @contextmanager

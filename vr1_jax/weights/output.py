@@ -18,7 +18,7 @@ def whole_directory(
 ) -> Iterator[Path]:
     """A directory to write into, which becomes `out` at the end; after any error nothing of it remains."""
     check_output(out, source=source, force=force, replaceable=replaceable)
-    out = out.absolute()
+    out = out.resolve()  # what writes the arrays takes no ..
     out.parent.mkdir(parents=True, exist_ok=True)
     _check_space(out, bytes_needed + _SPARE_BYTES)
     aside = out.with_name(f".{out.name}.{os.getpid()}.partial")
