@@ -16,7 +16,9 @@ refused once, by name, and tried again if its line is taken out of the samples.
 
 Video-R1 drew one answer: --samples 1 --max-new-tokens 512 --prompt upstream --reward-rules upstream.
 
---config names a Python file with get_config(), which returns an AnnotateConfig; other options override its fields.
+The model is asked as it was trained (its prompt, frames, images, positions and spacing of time), unless told
+otherwise. --config names a Python file with get_config(), which returns an AnnotateConfig; other options
+override its fields.
 Exit code: 0 done, 1 failed or nothing kept, 2 wrong usage, 130 interrupted.
 """
 
@@ -28,10 +30,9 @@ from vr1_jax import command_line
 
 def work(config: str | None, overrides: list[str]) -> None:
     command_line.keep_compiled_programs()
-    from vr1_jax.annotation.config import AnnotateConfig
-    from vr1_jax.config_files import parse_config
+    from vr1_jax.annotation.config import load_annotate_config
 
-    settings = parse_config(AnnotateConfig, config, overrides, prog="annotate", description=__doc__)
+    settings = load_annotate_config(config, overrides, prog="annotate", description=__doc__)
     from vr1_jax.annotation.run import annotate
 
     command_line.check_media_root(settings.media_root)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 NEEDED = ("model", "annotations", "media_root", "frames", "out")
 AS_CHOSEN = (
-    *("model", "annotations", "media_root", "out", "rules", "prompt", "positions"),
+    *("model", "annotations", "media_root", "out", "rules"),
     *("dtype", "seed", "samples", "limit", "tensor", "rows", "force"),
 )
 SHOWN_PROBLEMS = 3
@@ -43,12 +43,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--compare", type=Path, nargs=2, metavar=("A", "B"), help="two outputs to tell apart")
     parser.add_argument("--json", action="store_true", help="the comparison as JSON")
     asking = parser.add_argument_group("how it is asked")
-    asking.add_argument(
-        "--prompt",
-        choices=("fixed", "upstream"),
-        default="fixed",
-        help="the words of training (default), or those of Video-R1's evaluation, which differ by two",
-    )
+    command_line.add_asking(asking, frames=False)
     asking.add_argument("--max-new-tokens", type=int, default=1024, metavar="N", help="default 1024")
     asking.add_argument(
         "--temperature", type=float, default=0.01, metavar="X", help="default 0.01, as in the paper"
@@ -62,12 +57,6 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         default=1,
         metavar="N",
         help="answers to each question, for pass@k and maj@k; draw them with --temperature 1 --top-p 0.95",
-    )
-    asking.add_argument(
-        "--positions",
-        choices=("published", "transformers5"),
-        default="published",
-        help="how positions go on after a video: as the model was trained (default), or as transformers 5 has it",
     )
     asking.add_argument(
         "--rules", choices=("fixed", "upstream"), default="fixed", help="of scoring; upstream's have quirks"
@@ -102,21 +91,16 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def evaluation_of(chosen: argparse.Namespace) -> "Evaluation":
-    from vr1_jax.data.frames import EVALUATION_BUDGET
     from vr1_jax.evaluation.benchmark_run import Evaluation
-    from vr1_jax.evaluation.prompting import cpu_count, frame_budget
+    from vr1_jax.evaluation.prompting import cpu_count
     from vr1_jax.sampling.settings import SamplingConfig
 
     sampling = SamplingConfig(
         chosen.max_new_tokens, 0.0 if chosen.greedy else chosen.temperature, 1.0 if chosen.greedy else chosen.top_p
     )
-    try:
-        frames = frame_budget(chosen.frames, EVALUATION_BUDGET)
-    except ValueError as error:
-        raise command_line.UsageError(f"--frames: {error}") from None
     return Evaluation(
         **{name: getattr(chosen, name) for name in AS_CHOSEN},
-        frames=frames,
+        asked=command_line.asked(chosen, evaluating=True),
         sampling=sampling,
         workers=chosen.workers or min(16, cpu_count()),
     )
@@ -140,7 +124,7 @@ def work(chosen: argparse.Namespace) -> None:
         content, timing = evaluate(evaluation)
     except OutOfDeviceMemory as error:
         raise OutOfDeviceMemory(f"{error}; or fewer --rows") from error
-    print(result_table(content["summary"], content["final_acc"][0], evaluation.frames.max_frames))
+    print(result_table(content["summary"], content["final_acc"][0], evaluation.asked.frames.max_frames))
     print(
         f"{timing['questions']} answered in {timing['seconds']:.0f} s, "
         f"{100 * timing['share_waiting_for_media']:.1f}% of it waiting for media ({timing_path(evaluation.out)})"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from vr1_jax.data.collate import EncodedPrompt
-    from vr1_jax.data.frames import FrameBudget
+    from vr1_jax.data.prompts import PromptStyle
     from vr1_jax.data.tokenizer import ChatTokenizer
     from vr1_jax.evaluation.asking import Answer, Answers
     from vr1_jax.evaluation.chat_model import ChatModel
@@ -36,34 +36,33 @@ TOKENS_PER_PIECE = 4
 MOST_ANSWERS, MOST_TOKENS = 1024, 32_768
 
 
-def messages(chosen: argparse.Namespace, kind: str) -> list[dict]:
+def messages(chosen: argparse.Namespace, kind: str, style: "PromptStyle") -> list[dict]:
     """The conversation; with a problem type as training words it."""
-    from vr1_jax.data.prompts import question_text
+    from vr1_jax.data.prompts import prompt_messages
     from vr1_jax.data.records import Sample
 
     question = chosen.question
     if chosen.problem_type is not None:
         options = tuple(chosen.options or ())
-        question = question_text(
-            Sample(0, None, question, kind, chosen.problem_type, options, answer="", solution="", path=None)
-        )
+        sample = Sample(0, None, question, kind, chosen.problem_type, options, answer="", solution="", path=None)
+        return prompt_messages(sample, style)
     media = [] if kind == "text" else [{"type": "image" if kind == "image" else "video"}]
     return [{"role": "user", "content": [*media, {"type": "text", "text": question}]}]
 
 
-def look(chosen: argparse.Namespace, kind: str, budget: "FrameBudget", chat: "ChatModel") -> "View | None":
+def look(chosen: argparse.Namespace, kind: str, chat: "ChatModel") -> "View | None":
     if kind == "text":
         return None
     from vr1_jax.data.media import MediaReader
     from vr1_jax.evaluation.prompting import view_media
 
     with MediaReader(unit=chat.geometry.unit) as reader:
-        return view_media(reader, kind, chosen.image or chosen.video, chat.geometry, budget)
+        asked = chat.presentation
+        return view_media(reader, kind, chosen.image or chosen.video, chat.geometry, asked.frames, asked.images)
 
 
 def ask(chosen: argparse.Namespace) -> None:
     command_line.keep_compiled_programs()
-    budget = command_line.clip_budget(chosen.frames)
     config = sampling_config(chosen)
     for path in (chosen.model, chosen.video, chosen.image):
         if path is not None and not path.exists():
@@ -73,9 +72,11 @@ def ask(chosen: argparse.Namespace) -> None:
     from vr1_jax.evaluation.prompting import encode_messages
 
     kind = kind_of(chosen)
-    chat = load_chat_model(chosen.model, rule=chosen.positions)
-    view = look(chosen, kind, budget, chat)
-    prompt = encode_messages(messages(chosen, kind), chat.tokenizer, view, chat.geometry.merge)
+    chat = load_chat_model(chosen.model, presentation=command_line.asked(chosen))
+    view = look(chosen, kind, chat)
+    prompt = encode_messages(
+        messages(chosen, kind, chat.presentation.style), chat.tokenizer, view, chat.geometry.merge
+    )
     streams = sys.stdout.isatty() and not chosen.json
     started = time.perf_counter()
     states = answers(
@@ -166,7 +167,6 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--options", type=text, nargs="+", metavar="TEXT", help='of a multiple choice, as "A. red" "B. blue"'
     )
-    command_line.add_frames(parser)
     parser.add_argument("--max-new-tokens", type=int, default=768, metavar="N", help="default 768")
     parser.add_argument("--temperature", type=finite, metavar="X", help="default 1; 0 is --greedy")
     parser.add_argument("--top-p", type=finite, metavar="X", help="default 0.95")
@@ -174,7 +174,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--n", type=command_line.positive, default=1, metavar="N", help="answers to draw, default 1"
     )
-    command_line.add_positions(parser)
+    command_line.add_asking(parser)
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same answers; default 0")
     parser.add_argument("--json", action="store_true", help="one JSON object: text, tokens, log-probs, frames")
     chosen = parser.parse_args(arguments)

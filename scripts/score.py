@@ -23,7 +23,7 @@ from vr1_jax import command_line
 def work(chosen: argparse.Namespace) -> int:
     command_line.keep_compiled_programs()
     command_line.check_media_root(chosen.media_root)
-    frames = command_line.clip_budget(chosen.frames)
+    asked = command_line.asked(chosen)
     from vr1_jax.data.records import RecordError
     from vr1_jax.evaluation.chat_model import load_chat_model
     from vr1_jax.evaluation.output import Progress, check_output, whole_file
@@ -33,10 +33,10 @@ def work(chosen: argparse.Namespace) -> int:
     total = sum(1 for _ in read_records(chosen.records))
     if not total:
         raise RecordError("holds no records", file=str(chosen.records))
-    chat = load_chat_model(chosen.model, dtype=chosen.dtype, rule=chosen.positions)
+    chat = load_chat_model(chosen.model, dtype=chosen.dtype, presentation=asked)
     failed = 0
     with whole_file(chosen.out) as out, Progress("scored", total) as progress:
-        for result in score_file(chat, chosen.records, chosen.media_root, frames):
+        for result in score_file(chat, chosen.records, chosen.media_root):
             out.write(json.dumps(result, allow_nan=False) + "\n")
             failed += result["error"] is not None
             progress.advance()
@@ -50,14 +50,13 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     command_line.add_model(parser)
     command_line.add_records(parser, "JSON list or JSON lines with completions")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON lines to write")
-    command_line.add_frames(parser)
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16"),
         default="float32",
         help="of weights and arithmetic; float32 (default) is exact, bfloat16 takes half the memory",
     )
-    command_line.add_positions(parser)
+    command_line.add_asking(parser)
     parser.add_argument("--force", action="store_true", help="replace an existing --out")
     return parser.parse_args(arguments)
 

@@ -11,13 +11,14 @@ import signal
 import socket
 import sys
 import threading
-from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter, _ArgumentGroup
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from vr1_jax.data.frames import FrameBudget, ImageBudget
+    from vr1_jax.data.presentation import Presentation
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
@@ -122,6 +123,7 @@ def _anticipated() -> tuple[tuple[type[Exception], ...], tuple[type[Exception], 
     from vr1_jax.annotation.rules import AnnotationError, RuleError
     from vr1_jax.config_files import ConfigError
     from vr1_jax.data.frames import MediaError
+    from vr1_jax.data.presentation import PresentationError
     from vr1_jax.evaluation.benchmark_run import EvaluationError
     from vr1_jax.evaluation.chat_model import OutOfDeviceMemory
     from vr1_jax.evaluation.comparison import ComparisonError
@@ -133,7 +135,7 @@ def _anticipated() -> tuple[tuple[type[Exception], ...], tuple[type[Exception], 
 
     misused = (UsageError, ConfigError, OtherSettings, OutputExists, OutputError, RuleError, *MISCONFIGURED)
     failed = (AnnotationError, ComparisonError, EvaluationError, JournalError, MediaError, OutOfDeviceMemory)
-    return misused, (*failed, ReportError, *ANTICIPATED)
+    return misused, (*failed, ReportError, PresentationError, *ANTICIPATED)
 
 
 class Parser(ArgumentParser):
@@ -194,9 +196,34 @@ def check_media_root(path: Path) -> None:
         raise UsageError(f"--media-root {path}: no such directory; it holds the records' media")
 
 
-def add_frames(parser: ArgumentParser) -> None:
-    what = "most frames of a video; default as training: 2 a second, 4 to 16"
-    parser.add_argument("--frames", type=int, metavar="N", help=what)
+def add_asking(parser: "ArgumentParser | _ArgumentGroup", *, frames: bool = True) -> None:
+    """How records are put before a model; `asked` reads them."""
+    if frames:
+        parser.add_argument("--frames", type=int, metavar="N", help="most frames of a video; default as trained")
+    parser.add_argument("--frame-pixels", type=int, metavar="N", help="of a frame, resized; default as trained")
+    parser.add_argument("--image-pixels", type=int, metavar="N", help="most of an image; default as trained")
+    for name, choices, what in (
+        ("prompt", ("fixed", "upstream"), "the words around a question"),
+        ("positions", ("published", "transformers5"), "how positions go on after a video"),
+        ("spacing", ("measured", "constant"), "what a slice of a video lasts, as positions see it"),
+    ):
+        default = "default as trained; of a model trained elsewhere, the first"
+        parser.add_argument(f"--{name}", choices=choices, help=f"{what}: {' or '.join(choices)}; {default}")
+
+
+def asked(chosen: Namespace, *, evaluating: bool = False) -> "Presentation":
+    """How --model was trained to see records, with what the user wants otherwise."""
+    from vr1_jax.data.presentation import read_presentation
+    from vr1_jax.weights.checkpoint_dir import assets_directory
+
+    _check_frames(chosen.frames)
+    trained = read_presentation(assets_directory(chosen.model))
+    names = ("frames", "frame_pixels", "image_pixels", "prompt", "positions", "spacing")
+    try:
+        told = {name: getattr(chosen, name) for name in names}
+        return (trained.evaluated() if evaluating else trained).told(**told)
+    except ValueError as error:
+        raise UsageError(f"--frames, --frame-pixels or --image-pixels: {error}") from None
 
 
 def add_budgets(parser: ArgumentParser) -> None:
@@ -208,24 +235,6 @@ def add_budgets(parser: ArgumentParser) -> None:
     ):
         what = f"{what}; default {units} x 28 x 28"
         parser.add_argument(f"--{kind}-pixels", type=int, default=units * 28 * 28, metavar="N", help=what)
-
-
-def add_positions(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--positions",
-        choices=("published", "transformers5"),
-        default="published",
-        help="how positions go on after a video: as the model was trained (default), or as transformers 5 has it",
-    )
-
-
-def clip_budget(frames: int | None) -> "FrameBudget":
-    """The training budget with another limit of frames."""
-    from vr1_jax.data.frames import TRAINING_BUDGET
-    from vr1_jax.evaluation.prompting import frame_budget
-
-    _check_frames(frames)
-    return frame_budget(frames, TRAINING_BUDGET)
 
 
 def training_budgets(chosen: Namespace) -> "tuple[FrameBudget, ImageBudget]":

@@ -12,13 +12,11 @@ import torch
 from reference_model import normalize
 
 from vr1_jax.data.collate import EncodedPrompt
-from vr1_jax.data.frames import EVALUATION_BUDGET
 from vr1_jax.data.media import MediaReader
 from vr1_jax.data.record_file import RecordFile
 from vr1_jax.evaluation.asking import batch_answers
 from vr1_jax.evaluation.batching import Shape, Size
 from vr1_jax.evaluation.chat_model import ChatModel, load_chat_model
-from vr1_jax.evaluation.prompting import frame_budget
 from vr1_jax.evaluation.questions import Questions
 from vr1_jax.sampling.settings import SamplingConfig
 from vr1_jax.weights.conversion import hf_to_flax
@@ -58,8 +56,9 @@ def records(small_world) -> RecordFile:
 
 def test_same_greedy_text(checkpoint, exported, records, small_world, reference):
     # transformers' own generate() places text after a video by its own rule, so ours is asked to as well.
-    chat = load_chat_model(checkpoint, rule="transformers5")
-    questions = Questions(records, small_world / "media", chat, frames=frame_budget(4, EVALUATION_BUDGET))
+    asked = Presentation(positions="transformers5").evaluated().told(frames=4)
+    chat = load_chat_model(checkpoint, presentation=asked)
+    questions = Questions(records, small_world / "media", chat)
     with MediaReader(unit=chat.geometry.unit) as reader:
         asked = [questions.read(number, reader) for number in range(3)]
     assert [question.error for question in asked] == [None] * 3

@@ -56,11 +56,11 @@ def test_two_processes_cannot_run_one_run(tmp_path):
 def test_what_a_run_began_from_is_kept_apart_from_what_came_of_it(model, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
-    run_directory.begin(run, model)
+    run_directory.begin(run, model, Presentation())
     assert run_directory.origin_step(run, model) == 0
     steps = model / "checkpoints"
     subprocess.run(["cp", "-r", steps / "0", steps / "5"], check=True)  # it trained on
-    run_directory.begin(run, model)
+    run_directory.begin(run, model, Presentation())
     assert run_directory.origin_step(run, model) == 0
     (steps / "0").rename(steps / "0.gone")
     with pytest.raises(TrainingError, match=r"model: what .*run began from is gone; .* no step 0; there are 5"):
@@ -85,11 +85,11 @@ def test_a_kill_while_beginning_leaves_nothing_that_looks_complete(model, tmp_pa
     with monkeypatch.context() as patch:
         patch.setattr(run_directory, "copy_assets", killed)
         with pytest.raises(KeyboardInterrupt):
-            run_directory.begin(run, model)
+            run_directory.begin(run, model, Presentation())
     assert not (run / "hf").exists()
-    run_directory.begin(run, model)
+    run_directory.begin(run, model, Presentation())
     names = sorted(path.name for path in (model / "hf").iterdir())
-    assert sorted(path.name for path in (run / "hf").iterdir()) == names
+    assert sorted(path.name for path in (run / "hf").iterdir()) == sorted([*names, "presentation.json"])
     assert not (run / "hf.partial").exists()
 
 

@@ -17,7 +17,6 @@ from vr1_jax.annotation.rationale import MalformedAnswer, split_answer
 from vr1_jax.annotation.report import Tally
 from vr1_jax.annotation.rules import AnnotationError, Draft, Keeper, KeepRules, Verdict
 from vr1_jax.config_files import to_json
-from vr1_jax.data.prompts import prompt_style
 from vr1_jax.data.record_file import RecordFile
 from vr1_jax.data.records import RecordError
 from vr1_jax.data.tokenizer import ChatTokenizer
@@ -70,6 +69,7 @@ def fingerprint(config: AnnotateConfig) -> dict[str, Any]:
         "prompt": config.prompt,
         "samples": config.samples,
         "positions": config.positions,
+        "spacing": config.spacing,
         "seed": config.seed,
         "dtype": config.dtype,
     }
@@ -83,9 +83,8 @@ def sample_answers(config: AnnotateConfig, records: RecordFile, journal: Journal
     if all(number in journal for number in range(len(records))):
         return
     mesh = make_mesh(data=-1, fsdp=1, tensor=config.tensor)
-    chat = load_chat_model(config.model, dtype=config.dtype, rule=config.positions, mesh=mesh)
-    style = prompt_style(config.prompt, "evaluation")
-    questions = Questions(records, config.media_root, chat, style, config.frames, config.images)
+    chat = load_chat_model(config.model, dtype=config.dtype, presentation=config.asked, mesh=mesh)
+    questions = Questions(records, config.media_root, chat)
     batcher = Batcher(chat.devices, rows_per_device(chat, config.rows))
 
     def keep(answers: Sequence[Answer]) -> dict[str, Any]:

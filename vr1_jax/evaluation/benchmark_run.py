@@ -9,9 +9,7 @@ from typing import Any
 import jax
 
 from vr1_jax.config_files import flat
-from vr1_jax.data.frames import EVALUATION_BUDGET, IMAGE_BUDGET, FrameBudget
-from vr1_jax.data.layout import PositionRule
-from vr1_jax.data.prompts import Preset, prompt_style
+from vr1_jax.data.presentation import Presentation
 from vr1_jax.data.record_file import RecordFile
 from vr1_jax.data.records import RecordError
 from vr1_jax.evaluation import identity
@@ -44,11 +42,9 @@ class Evaluation:
     annotations: Path
     media_root: Path
     out: Path
-    frames: FrameBudget = EVALUATION_BUDGET
+    asked: Presentation = Presentation().evaluated()
     sampling: SamplingConfig = SamplingConfig(1024, temperature=0.01, top_p=0.001)
     rules: str = "fixed"
-    prompt: Preset = "fixed"
-    positions: PositionRule = "published"
     dtype: str | None = None
     seed: int = 0
     samples: int = 1  # answers to each question
@@ -74,9 +70,8 @@ def evaluate(evaluation: Evaluation) -> tuple[dict[str, Any], dict[str, Any]]:
     if not numbers:
         raise EvaluationError(f"{evaluation.annotations}: holds no records")
     mesh = make_mesh(data=-1, fsdp=1, tensor=evaluation.tensor)
-    chat = load_chat_model(evaluation.model, dtype=evaluation.dtype, rule=evaluation.positions, mesh=mesh)
-    style = prompt_style(evaluation.prompt, "evaluation")
-    questions = Questions(records, evaluation.media_root, chat, style, evaluation.frames)
+    chat = load_chat_model(evaluation.model, dtype=evaluation.dtype, presentation=evaluation.asked, mesh=mesh)
+    questions = Questions(records, evaluation.media_root, chat)
     passport = describe(evaluation, chat)
     with _open_journal(evaluation, passport) as journal, Progress("answered", len(numbers)) as progress:
         known = len(journal)
@@ -115,7 +110,7 @@ def check_media(evaluation: Evaluation) -> list[str]:
 
 def describe(evaluation: Evaluation, chat: ChatModel) -> dict[str, Any]:
     """All that the answers depend on; and `rules`, which they do not."""
-    style = prompt_style(evaluation.prompt, "evaluation")
+    asked = evaluation.asked
     passport = {
         "model": {
             "name": evaluation.model.name,
@@ -128,10 +123,11 @@ def describe(evaluation: Evaluation, chat: ChatModel) -> dict[str, Any]:
             "limit": evaluation.limit,
         },
         "rules": evaluation.rules,
-        "prompt": {"preset": evaluation.prompt} | dataclasses.asdict(style),
-        "frames": dataclasses.asdict(evaluation.frames),
-        "images": dataclasses.asdict(IMAGE_BUDGET),
-        "positions": evaluation.positions,
+        "prompt": {"preset": asked.prompt} | dataclasses.asdict(asked.style),
+        "frames": dataclasses.asdict(asked.frames),
+        "images": dataclasses.asdict(asked.images),
+        "positions": asked.positions,
+        "spacing": asked.spacing,
         "decoding": dataclasses.asdict(evaluation.sampling),
         "seed": evaluation.seed,
         "samples": evaluation.samples,
@@ -156,12 +152,13 @@ def _open_journal(evaluation: Evaluation, passport: dict[str, Any]) -> Journal:
 
 
 def _asking(evaluation: Evaluation, chat: ChatModel) -> Asking:
-    frame_bytes = int(evaluation.frames.pixel_range(evaluation.frames.max_frames)[1]) * CHANNELS
+    frames = evaluation.asked.frames
+    frame_bytes = int(frames.pixel_range(frames.max_frames)[1]) * CHANNELS
     return Asking(
         evaluation.sampling,
         evaluation.seed,
         Batcher(chat.devices, rows_per_device(chat, evaluation.rows)),
-        chunk_size(frame_bytes, evaluation.frames.max_frames),
+        chunk_size(frame_bytes, frames.max_frames),
         evaluation.workers,
         evaluation.samples,
     )

@@ -13,7 +13,8 @@ from jax.sharding import Mesh
 
 from vr1_jax.data.collate import Bucket, EncodedPrompt, collate
 from vr1_jax.data.frames import VisualGeometry
-from vr1_jax.data.layout import PositionRule, PromptLayout
+from vr1_jax.data.layout import PromptLayout
+from vr1_jax.data.presentation import Presentation, read_presentation
 from vr1_jax.data.tokenizer import ChatTokenizer, load_tokenizer
 from vr1_jax.models.config import ModelConfig
 from vr1_jax.models.qwen25vl import Qwen25VL
@@ -38,6 +39,7 @@ class ChatModel:
     config: ModelConfig
     tokenizer: ChatTokenizer
     layout: PromptLayout
+    presentation: Presentation  # how it is asked
     dtype: np.dtype
     mesh: Mesh | None = None  # over which rows and weights are split; None for one device
 
@@ -81,11 +83,12 @@ def load_chat_model(
     path: str | PathLike[str],
     *,
     dtype: str | None = None,
-    rule: PositionRule = "published",
+    presentation: Presentation | None = None,
     mesh: Mesh | None = None,
 ) -> ChatModel:
     """From a Hugging Face, converted or run directory. The default dtype is bfloat16, on a CPU float32.
 
+    Records are presented to it as it was trained to see them, unless told otherwise.
     On a mesh each group of `tensor` devices holds the weights, as while sampling in training.
     """
     if not Path(path).is_dir():
@@ -96,4 +99,6 @@ def load_chat_model(
     if dtype is None:
         dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     model, config = load_model(path, dtype=dtype, mesh=mesh, rules=ROLLOUT_RULES)
-    return ChatModel(model, config, tokenizer, PromptLayout.of(config, rule), np.dtype(jnp.dtype(dtype)), mesh)
+    asked = presentation or read_presentation(assets)
+    layout = PromptLayout.of(config, asked.positions, asked.spacing)
+    return ChatModel(model, config, tokenizer, layout, asked, np.dtype(jnp.dtype(dtype)), mesh)

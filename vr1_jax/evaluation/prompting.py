@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from vr1_jax.data.collate import EncodedPrompt
-from vr1_jax.data.frames import IMAGE_BUDGET, FrameBudget, ImageBudget, VisualGeometry, patchify
+from vr1_jax.data.frames import FrameBudget, ImageBudget, VisualGeometry, patchify
 from vr1_jax.data.layout import VisualBlock
 from vr1_jax.data.media import MediaReader
 from vr1_jax.data.tokenizer import ChatTokenizer
@@ -64,7 +64,7 @@ def view_media(
     path: Path,
     geometry: VisualGeometry,
     frames: FrameBudget,
-    images: ImageBudget = IMAGE_BUDGET,
+    images: ImageBudget,
 ) -> View:
     if kind == "image":
         return View.of_image(reader.image(path, images), geometry)
@@ -81,20 +81,6 @@ def encode_messages(
     if view is None:
         return EncodedPrompt(tokens, (), ())
     return EncodedPrompt(tokens, (view.block,), (view.patches,))
-
-
-def frame_budget(most_frames: int | None, base: FrameBudget) -> FrameBudget:
-    """The budget with another limit of frames; a ValueError names what is wrong with it."""
-    if most_frames is None:
-        return base
-    return FrameBudget(
-        base.fps,
-        min(base.min_frames, most_frames),
-        most_frames,
-        base.min_pixels,
-        base.max_pixels,
-        base.total_pixels,
-    )
 
 
 def cpu_count() -> int:

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from vr1_jax.data.collate import Bucket, EncodedPrompt
-from vr1_jax.data.frames import EVALUATION_BUDGET, IMAGE_BUDGET, FrameBudget, ImageBudget, MediaError
+from vr1_jax.data.frames import MediaError
 from vr1_jax.data.media import MediaReader
-from vr1_jax.data.prompts import FIXED, PromptStyle, prompt_messages, question_text
+from vr1_jax.data.prompts import prompt_messages, question_text
 from vr1_jax.data.quarantine import Refusal
 from vr1_jax.data.record_file import RecordFile
 from vr1_jax.data.records import RecordError, Sample
@@ -34,9 +34,6 @@ class Questions:
     records: RecordFile
     media_root: Path
     chat: ChatModel
-    style: PromptStyle = FIXED
-    frames: FrameBudget = EVALUATION_BUDGET
-    images: ImageBudget = IMAGE_BUDGET
 
     def ahead(self, numbers: Sequence[int], *, depth: int, workers: int | None = None) -> Iterator[Question]:
         """Questions in the order of `numbers`, up to `depth` of them read while the caller is busy."""
@@ -52,13 +49,13 @@ class Questions:
             return Question(number, error=" ".join(str(error).split()), reason=reason)
 
     def _read(self, number: int, sample: Sample, reader: MediaReader) -> Question:
-        view, geometry = None, self.chat.geometry
+        view, geometry, asked = None, self.chat.geometry, self.chat.presentation
         if sample.data_type != "text":
             path = sample.media(self.media_root)
-            view = view_media(reader, sample.data_type, path, geometry, self.frames, self.images)
-        messages = prompt_messages(sample, self.style)
+            view = view_media(reader, sample.data_type, path, geometry, asked.frames, asked.images)
+        messages = prompt_messages(sample, asked.style)
         prompt = encode_messages(messages, self.chat.tokenizer, view, geometry.merge)
-        shown = {"prompt": question_text(sample, self.style), "prompt_tokens": len(prompt.tokens)}
+        shown = {"prompt": question_text(sample, asked.style), "prompt_tokens": len(prompt.tokens)}
         return Question(number, prompt, shown if view is None else shown | view.seen(geometry.patch))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from vr1_jax.data.encode import Encoder
-from vr1_jax.data.frames import FrameBudget, MediaError
+from vr1_jax.data.frames import MediaError
 from vr1_jax.data.media import MediaReader
 from vr1_jax.data.prompts import encode_completion
 from vr1_jax.data.record_file import UTF8_BOM, RecordFile
@@ -38,9 +38,10 @@ class Line:
         return 0 if self.item is None else sum(patches.nbytes for patches in self.item.prompt.patches)
 
 
-def score_file(chat: ChatModel, records: Path, media_root: Path, frames: FrameBudget) -> Iterator[dict[str, Any]]:
+def score_file(chat: ChatModel, records: Path, media_root: Path) -> Iterator[dict[str, Any]]:
     """One result for each record, in order; what cannot be scored says why."""
-    encoder = Encoder(chat.tokenizer, frames, geometry=chat.geometry)
+    asked = chat.presentation
+    encoder = Encoder(chat.tokenizer, asked.frames, asked.images, chat.geometry, asked.style)
     # The first call sets the tokenizer's options, which must not happen while a thread is using it.
     chat.tokenizer.encode_text("")
 

@@ -3,7 +3,7 @@
 RUN/
   lock              held, as long as it lives, by the process that runs it
   meta.json         what the run began from: a model directory, which of its checkpoints, how to know it again
-  hf/               config and tokenizer
+  hf/               config, tokenizer, and how records are put before the model
   environment.json  settings, versions, code and hardware of the latest start, and of the earlier ones
 
 `checkpoint`, `quarantine`, `rollouts` and `metrics` say what else there is.
@@ -30,6 +30,7 @@ from jax.sharding import Mesh
 
 from vr1_jax.config import TrainConfig
 from vr1_jax.config_files import to_json
+from vr1_jax.data.presentation import FILE, Presentation, write_presentation
 from vr1_jax.training.errors import TrainingError
 from vr1_jax.weights.checkpoint_dir import (
     HF,
@@ -72,7 +73,7 @@ def locked(run: Path) -> Iterator[None]:
         yield
 
 
-def begin(run: Path, model: Path) -> None:
+def begin(run: Path, model: Path, presentation: Presentation) -> None:
     """Note what the run begins from, and copy what it needs of it; a run that goes on keeps what it has.
 
     `hf` comes last and under another name at first: where it is, all of this has been done.
@@ -80,6 +81,8 @@ def begin(run: Path, model: Path) -> None:
     if (run / HF).is_dir():
         if "origin" not in read_json(run / META):
             raise TrainingError(f"{run}: holds a model that no run made; name another directory")
+        if not (run / HF / FILE).exists():  # an older version began it; these settings cannot have changed since
+            write_presentation(run / HF, presentation)
         return
     step = find_checkpoint(model).step if is_checkpoint(model) else None
     write_meta(run, source=str(model), dtype="float32")
@@ -88,6 +91,7 @@ def begin(run: Path, model: Path) -> None:
     aside = run / f"{HF}.partial"
     shutil.rmtree(aside, ignore_errors=True)
     copy_assets(assets_directory(model), aside)
+    write_presentation(aside, presentation)
     aside.rename(run / HF)
 
 

@@ -21,7 +21,7 @@ from vr1_jax.data.frames import VisualGeometry
 from vr1_jax.data.layout import PromptLayout
 from vr1_jax.data.media import MediaReader
 from vr1_jax.data.pipeline import Batching, Pipeline
-from vr1_jax.data.prompts import prompt_style
+from vr1_jax.data.presentation import Presentation
 from vr1_jax.data.quarantine import Quarantine
 from vr1_jax.data.record_file import RecordFile
 from vr1_jax.data.sources import Kind, Selection, Source
@@ -151,6 +151,11 @@ def read_model_config(config: TrainConfig) -> ModelConfig:
     return parse_config(read_hf_config(assets), assets)
 
 
+def presentation(config: TrainConfig) -> Presentation:
+    data = config.data
+    return Presentation(data.prompt, config.stage, data.frames, data.images, data.positions, data.spacing)
+
+
 @contextlib.contextmanager
 def open_run(run: Path, config: TrainConfig) -> Iterator[Checkpoints]:
     """Create the run directory, or recognise its own run in it; nobody else can run it meanwhile."""
@@ -158,7 +163,7 @@ def open_run(run: Path, config: TrainConfig) -> Iterator[Checkpoints]:
         with processes.agreed():  # made by the first process, read by all
             if jax.process_index() == 0:
                 stack.enter_context(run_directory.locked(run))
-                run_directory.begin(run, Path(config.model))
+                run_directory.begin(run, Path(config.model), presentation(config))
         yield stack.enter_context(Checkpoints(run, config.checkpoint, to_json(config), harmless=HARMLESS))
 
 
@@ -234,7 +239,7 @@ def make_pipeline(
             data.frames,
             data.images,
             geometry,
-            prompt_style(data.prompt, "rl" if rl else "sft"),
+            presentation(config).style,
             None if rl else data.loss_on,
         ),
         layout,

@@ -2,7 +2,8 @@
 
 ROOT/
   meta.json               format, dtype, where it came from, library versions
-  hf/                     config.json, tokenizer and processor files: what export needs besides weights
+  hf/                     config.json, tokenizer and processor files: what export needs besides weights;
+                          presentation.json, how a run puts records before the model
   checkpoints/STEP/       an Orbax checkpoint; `params/` is the model, a trainer adds others beside it
 """
 
@@ -37,6 +38,7 @@ ASSETS = (
     "preprocessor_config.json",
     "video_preprocessor_config.json",
     "processor_config.json",
+    "presentation.json",  # how a run put its records before the model
     "LICENSE",
     "NOTICE",
     "Notice",
