@@ -11,10 +11,10 @@ import signal
 import socket
 import sys
 import threading
-from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter, _ArgumentGroup
+from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from vr1_jax.data.frames import FrameBudget, ImageBudget
@@ -196,8 +196,8 @@ def check_media_root(path: Path) -> None:
         raise UsageError(f"--media-root {path}: no such directory; it holds the records' media")
 
 
-def add_asking(parser: "ArgumentParser | _ArgumentGroup", *, frames: bool = True) -> None:
-    """How records are put before a model; `asked` reads them."""
+def add_asking(parser: Any, *, frames: bool = True) -> None:
+    """How records are put before a model; `asked` reads them. To a parser or a group of its arguments."""
     if frames:
         parser.add_argument("--frames", type=int, metavar="N", help="most frames of a video; default as trained")
     parser.add_argument("--frame-pixels", type=int, metavar="N", help="of a frame, resized; default as trained")

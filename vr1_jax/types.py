@@ -74,15 +74,6 @@ class Prompt:
         """mRoPE position of the first completion token: one after the last prompt token, on every axis."""
         return self.positions[:, 0, -1] + 1
 
-    @property
-    def first_decoded(self) -> Int[Array, " B"]:
-        """The same while decoding: after the largest position on any axis.
-
-        That is the last token's, but by the rule of transformers 5, whose text overlaps a video's time: there
-        `forward` counts on from the text and `generate` from the end of the video, and so do we.
-        """
-        return self.positions.max(axis=(1, 2)) + 1
-
 
 def blank_prompt(batch: int, *, slices: int, patches: int, tokens: int, values: int = 1176) -> Prompt:
     """A prompt of one bucket's shape with nothing in it: to compile, plan and time with."""

@@ -99,6 +99,20 @@ class TestGreedy:
         assert self.ours(model, cases, stops, self.limits) == stopped
         assert len(stopped[0]) <= 4 < len(unstopped[0])
 
+    def test_a_video_that_ends_far_behind_its_question(self, untied):
+        """75 s a slice. transformers' own rope_deltas would count on from the video's end; its generate does not."""
+        reference, model = untied
+        rng = np.random.default_rng(1)
+        (video,) = mixed_cases(2)[0].media
+        slow = dataclasses.replace(video, block=dataclasses.replace(video.block, seconds_per_slice=75.0))
+        case = Case(rng.integers(0, 280, 5), slow, rng.integers(0, 280, 25))
+        prompt = batch([case], rule="transformers5")
+        assert prompt.positions.max() > 4 * prompt.next_position[0]
+        theirs = self.theirs(reference, case, [298])
+        assert self.ours(model, [case], [298], self.limits) == [theirs]
+        hurried = Case(case.tokens[:5], video, case.tokens[-25:])
+        assert self.theirs(reference, hurried, [298]) != theirs
+
     def test_with_repetition_penalty_equals_transformers(self, untied, cases):
         reference, model = untied
         limits = dataclasses.replace(self.limits, repetition_penalty=jnp.float32(1.4))

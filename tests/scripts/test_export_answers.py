@@ -13,6 +13,7 @@ from reference_model import normalize
 
 from vr1_jax.data.collate import EncodedPrompt
 from vr1_jax.data.media import MediaReader
+from vr1_jax.data.presentation import Presentation
 from vr1_jax.data.record_file import RecordFile
 from vr1_jax.evaluation.asking import batch_answers
 from vr1_jax.evaluation.batching import Shape, Size

@@ -90,7 +90,7 @@ def prefill(model: Qwen25VL, prompt: Prompt) -> tuple[Float[Array, "B D"], Promp
         return attention.causal(q, k, v, prompt.mask), (jnp.moveaxis(k, 1, 3), jnp.swapaxes(v, 1, 2))
 
     hidden, (keys, values) = _decoder(model, embed_prompt(model, prompt), prompt.positions, attend)
-    return hidden[:, -1], PromptCache(keys, values, prompt.mask, prompt.first_decoded)
+    return hidden[:, -1], PromptCache(keys, values, prompt.mask, prompt.next_position)
 
 
 def empty_cache(config: ModelConfig, batch: int, rows: int, slots: int, dtype: DTypeLike) -> KVCache:
