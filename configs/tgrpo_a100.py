@@ -15,8 +15,11 @@ Where it is not what the paper's code did (configs/video_r1_upstream.py is, docs
     no top-k                     the policy that is scored is then the policy that samples, but for top-p
     rules fixed, mu 1, p share   what the paper says, where the code does otherwise
 
-The buckets below fit upstream's sizes (16 frames of about 128 visual tokens, images up to 256 tokens) with
-questions of up to 380 tokens; scripts/choose_buckets.py finds tighter ones for your records.
+The buckets below hold every video and image that upstream accepts, whatever its shape, with questions of up to
+376 tokens, and longer ones where a larger bucket is left. Of videos there are: short ones; those of 1280x720 and
+like it; what small clips grow to; and frames wider than 2.4:1, which hardly occur. A run reads the sizes of all
+records from their files' headers once, when it starts, unless data.sizes names them; scripts/choose_buckets.py
+finds buckets that fit your records tighter.
 """
 
 from vr1_jax.config import DataConfig, MeshConfig, RolloutConfig, TrainConfig
@@ -28,8 +31,13 @@ from vr1_jax.training.optimizer import OptimizerConfig
 DATA = DataConfig(
     records=("Video-R1-data/Video-R1-260k.json",),
     media_root="Video-R1-data",
-    video_buckets=(Bucket(slices=8, patches=540, tokens=1408),),
-    image_buckets=(Bucket(slices=1, patches=1080, tokens=640),),
+    video_buckets=(
+        Bucket(slices=5, patches=576, tokens=960),
+        Bucket(slices=8, patches=480, tokens=1216),
+        Bucket(slices=8, patches=612, tokens=1600),
+        Bucket(slices=8, patches=1032, tokens=2560),
+    ),
+    image_buckets=(Bucket(slices=1, patches=1024, tokens=448), Bucket(slices=1, patches=1024, tokens=1024)),
 )
 
 

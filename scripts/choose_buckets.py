@@ -3,12 +3,11 @@
 python scripts/choose_buckets.py --records train.json --media-root media --model DIR --count 3
 
 Sizes are read from file headers, of a sample of the records. With --sizes they are read of all records and kept:
-training needs that file when a kind (image, video, text) has more than one bucket.
+training, which reads them itself where a kind (image, video, text) has more than one bucket, starts sooner.
 """
 
 import argparse
 import sys
-from collections import Counter
 from pathlib import Path
 
 from vr1_jax import command_line
@@ -20,6 +19,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     command_line.add_model(parser)
     parser.add_argument("--count", type=command_line.positive, default=3, help="how many shapes")
     command_line.add_budgets(parser)
+    parser.add_argument("--prompt", choices=("fixed", "upstream"), default="fixed", help="default fixed")
     parser.add_argument("--max-tokens", type=int, help="leave longer prompts out: training will refuse them")
     parser.add_argument("--sample", type=command_line.positive, default=1000, help="how many records to look at")
     parser.add_argument("--seed", type=command_line.natural, default=0, help="which ones")
@@ -37,22 +37,26 @@ def choose(chosen: argparse.Namespace) -> int:
     command_line.check_media_root(chosen.media_root)
     frames, images = command_line.training_budgets(chosen)
     from vr1_jax.data.buckets import choose_buckets
+    from vr1_jax.data.encode import Encoder
+    from vr1_jax.data.prompts import prompt_style
     from vr1_jax.data.record_file import RecordFile
     from vr1_jax.data.records import RecordError
+    from vr1_jax.data.sources import Records, Source
     from vr1_jax.data.tokenizer import load_tokenizer
     from vr1_jax.evaluation.output import check_output
     from vr1_jax.weights.checkpoint_dir import assets_directory
 
     if chosen.sizes is not None:
         check_output(chosen.sizes, force=chosen.force, inputs=(chosen.records,))
-    records, tokenizer = RecordFile(chosen.records), load_tokenizer(assets_directory(chosen.model))
-    sizes, kinds, refused = look(records, chosen, tokenizer, frames, images)
-    by_kind = split(sizes, kinds, chosen.max_tokens, refused)
-    print_histogram(by_kind, refused)
+    tokenizer, style = load_tokenizer(assets_directory(chosen.model)), prompt_style(chosen.prompt, "sft")
+    encoder = Encoder(tokenizer, frames, images, style=style)
+    sizes = look(Records([Source(RecordFile(chosen.records), chosen.media_root)]), chosen, encoder)
+    by_kind = split(sizes, chosen.max_tokens)
+    print_histogram(by_kind, sizes.refused)
     if not any(map(len, by_kind.values())):
         raise RecordError("none of the records looked at can be used", file=str(chosen.records))
     if chosen.sizes is not None:
-        save(chosen.sizes, sizes)
+        save(chosen.sizes, sizes.table)
     try:
         print_choice(choose_buckets(by_kind, chosen.count), chosen)
     except ValueError as error:
@@ -60,52 +64,29 @@ def choose(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def look(records, chosen, tokenizer, frames, images):
-    """Sizes [N, 3] of the records (-1: not looked at, or not usable), their kinds, and refusals by reason."""
+def look(records, chosen, encoder):
     import numpy as np
     from tqdm import tqdm
 
-    from vr1_jax.data.frames import MediaError, VisualGeometry
-    from vr1_jax.data.probe import Prober, grid
-    from vr1_jax.data.prompts import encode_prompt
-    from vr1_jax.data.records import RecordError
-    from vr1_jax.data.sources import kind_of
+    from vr1_jax.data.sizes import measure
+    from vr1_jax.evaluation.prompting import cpu_count
 
     numbers = np.arange(len(records))
     if chosen.sizes is None and len(records) > chosen.sample:
         numbers = np.sort(np.random.default_rng(chosen.seed).permutation(len(records))[: chosen.sample])
-    geometry = VisualGeometry()
-    sizes, kinds, refused = np.full((len(records), 3), -1, np.int32), {}, Counter()
-    with Prober() as probe:
-        for number in tqdm(numbers, unit="record", disable=None if sys.stderr.isatty() else True):
-            try:
-                sample = records[int(number)]
-                slices = rows = columns = 0
-                if sample.data_type != "text":
-                    budget = images if sample.data_type == "image" else frames
-                    shape = probe(sample.data_type, sample.media(chosen.media_root), budget)
-                    slices, rows, columns = grid(shape, geometry)
-            except RecordError as error:
-                refused["path" if error.field == "path" else "record"] += 1
-                continue
-            except MediaError as error:
-                refused[error.reason] += 1
-                continue
-            units = slices * rows * columns // geometry.merge**2
-            sizes[number] = slices, rows * columns, len(encode_prompt(sample, tokenizer, units))
-            kinds[int(number)] = kind_of(sample)
-    return sizes, kinds, refused
+    with tqdm(total=len(numbers), unit="record", disable=None if sys.stderr.isatty() else True) as bar:
+        return measure(records, numbers.tolist(), encoder, workers=cpu_count(), progress=bar.update)
 
 
-def split(sizes, kinds, max_tokens, refused):
+def split(sizes, max_tokens):
     """The sizes of each kind; prompts above `max_tokens` are counted as refused."""
     from vr1_jax.data.sources import KINDS
 
     by_kind = {}
     for kind in KINDS:
-        found = sizes[[number for number, its in kinds.items() if its == kind]]
+        found = sizes.table[[number for number, its in sizes.kinds.items() if its == kind]]
         if max_tokens is not None:
-            refused["too_long"] += int((found[:, 2] > max_tokens).sum())
+            sizes.refused["too_long"] += int((found[:, 2] > max_tokens).sum())
             found = found[found[:, 2] <= max_tokens]
         by_kind[kind] = found
     return by_kind
@@ -120,7 +101,7 @@ def save(path: Path, sizes) -> None:
         np.save(file.buffer, sizes)
 
 
-def print_histogram(by_kind, refused: Counter) -> None:
+def print_histogram(by_kind, refused) -> None:
     import numpy as np
 
     for kind, sizes in by_kind.items():
@@ -143,7 +124,7 @@ def print_choice(choice, chosen) -> None:
     if chosen.sizes is not None:
         print(f'sizes = "{chosen.sizes}"')
     elif any(len(buckets) > 1 for buckets in choice.buckets.values()):
-        print("A kind with several buckets needs the sizes of all records: run this with --sizes FILE.npy.")
+        print("Training will read the sizes of all records; with --sizes FILE.npy it need not.")
 
 
 if __name__ == "__main__":

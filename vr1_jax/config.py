@@ -47,7 +47,9 @@ class DataConfig:
     media_root: str = "."
     heldout: tuple[str, ...] = ()  # files of records that are only evaluated on; SFT needs their reasoning too
     cache: str | None = None  # written by scripts/cache_media.py
-    sizes: str | None = None  # written by scripts/choose_buckets.py; needed with several buckets of a kind
+    # Of the records, which several buckets of a kind need: a file that scripts/choose_buckets.py wrote, or None to
+    # read them from the media's headers when the run starts.
+    sizes: str | None = None
     video_buckets: tuple[Bucket, ...] = ()
     image_buckets: tuple[Bucket, ...] = ()
     text_buckets: tuple[Bucket, ...] = ()

@@ -261,7 +261,7 @@ def test_over_long_prompts_are_refused_never_cut(make):
 
 def test_several_buckets_of_a_kind_follow_the_sizes(make, source):
     buckets = {"image": BUCKETS["image"], "video": (Bucket(4, 16, 256), Bucket(4, 16, 512))}
-    with pytest.raises(DataError, match="choose_buckets --sizes"):
+    with pytest.raises(DataError, match="2 buckets for video need the records' sizes"):
         make(buckets=buckets)
     sizes = np.array([[1 if not s.is_video else 4, 16, 300 if s.index % 2 else 200] for s in source.records])
     sizes[[not s.is_video for s in source.records], 2] = 200

@@ -100,7 +100,7 @@ class TestGreedy:
         assert len(stopped[0]) <= 4 < len(unstopped[0])
 
     def test_a_video_that_ends_far_behind_its_question(self, untied):
-        """75 s a slice. transformers' own rope_deltas would count on from the video's end; its generate does not."""
+        """75 s a slice: transformers' rope_deltas would count on from the video's end; its generate does not."""
         reference, model = untied
         rng = np.random.default_rng(1)
         (video,) = mixed_cases(2)[0].media

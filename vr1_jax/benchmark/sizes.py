@@ -57,22 +57,23 @@ SETTINGS = {
 
 
 def of_config(config: "TrainConfig", kind: str = "video") -> Setting:
-    """The largest bucket of a kind, and the model in the config's directory."""
+    """The middle one of a kind's buckets, and the model in the config's directory."""
     from vr1_jax.config_files import ConfigError
+    from vr1_jax.data.sources import cost
     from vr1_jax.training.setup import read_model_config
 
     buckets = getattr(config.data, f"{kind}_buckets")
     if not buckets:
         raise ConfigError(f"data.{kind}_buckets is empty; there is no such step to measure")
-    largest, rollout = max(buckets), config.rollout
+    bucket, rollout = sorted(buckets, key=cost)[len(buckets) // 2], config.rollout
     return Setting(
         Path(config.model).name,
         read_model_config(config),
         Workload(
             prompts=config.prompts_per_step,
-            slices=largest.slices,
-            patches=largest.patches,
-            tokens=largest.tokens,
+            slices=bucket.slices,
+            patches=bucket.patches,
+            tokens=bucket.tokens,
             group=rollout.group,
             answer=rollout.sampling.max_new_tokens if config.stage == "rl" else config.data.answer_tokens,
             shuffled_group=rollout.shuffled_group if kind == "video" else 0,

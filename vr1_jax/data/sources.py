@@ -1,7 +1,7 @@
 """Record files with their media, and which records can share a batch.
 
 A *group* is the records of one bucket. With one bucket per kind (image, video, text) the kind decides, which the
-record itself tells. With several per kind the sizes must be known beforehand, from `choose_buckets --sizes`.
+record itself tells. With several per kind the sizes must be known beforehand, see `sizes`.
 """
 
 import hashlib
@@ -133,9 +133,7 @@ def group_records(
         if len(members) and not choice:
             raise DataError(f"{len(members)} records are of kind {kind}, and no bucket is: add one")
         if len(choice) > 1 and sizes is None:
-            raise DataError(
-                f"{len(choice)} buckets for {kind} need the records' sizes: run choose_buckets --sizes"
-            )
+            raise DataError(f"{len(choice)} buckets for {kind} need the records' sizes")
         for bucket in choice:
             held = np.ones(len(members), bool)
             if sizes is not None:  # unknown sizes are -1: such a record meets its refusal when it is decoded

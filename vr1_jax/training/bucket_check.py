@@ -27,7 +27,7 @@ def largest_media(data: DataConfig, vision: VisionConfig) -> dict[Kind, Bucket]:
 
 
 def check_buckets(data: DataConfig, vision: VisionConfig) -> None:
-    """Refuse buckets that no record fits; say so where some sizes of frames do not fit."""
+    """Refuse buckets that no record of full length fits; say so where frames of some shapes do not fit."""
     for kind, largest in largest_media(data, vision).items():
         buckets, budget = getattr(data, f"{kind}_buckets"), data.frames if kind == "video" else data.images
         for bucket in buckets:
@@ -42,10 +42,5 @@ def check_buckets(data: DataConfig, vision: VisionConfig) -> None:
                 f"data.{kind}_buckets: none holds {largest.slices} slices of {least} patches, the least that "
                 f"data.{'frames' if kind == 'video' else 'images'} makes of so many"
             )
-        if buckets and data.sizes is None and not any(bucket.holds(largest) for bucket in buckets):
-            log.warning(
-                "data.%s_buckets: none holds %s, the most that a %s can make; what does not fit is refused",
-                kind,
-                largest,
-                kind,
-            )
+        if buckets and not any(bucket.holds(largest) for bucket in buckets):
+            log.info("data.%s_buckets: the widest %s makes %s; what fits none is refused", kind, kind, largest)

@@ -30,7 +30,7 @@ from vr1_jax.models.config import ModelConfig
 from vr1_jax.models.qwen25vl import Qwen25VL, abstract_model
 from vr1_jax.rl.experience import Sampler
 from vr1_jax.sharding import TRAIN_RULES, abstract, make_mesh, shardings
-from vr1_jax.training import processes, run_directory
+from vr1_jax.training import processes, record_sizes, run_directory
 from vr1_jax.training.bucket_check import check_buckets
 from vr1_jax.training.checkpoint import Checkpoints
 from vr1_jax.training.steps import init_state
@@ -232,16 +232,12 @@ def make_pipeline(
     buckets = {"video": data.video_buckets, "image": data.image_buckets, "text": data.text_buckets}
     if not training:  # sizes are known of the training records only: one bucket for all
         buckets = {kind: (union(choice),) if choice else () for kind, choice in buckets.items()}
+    sources = [Source(RecordFile(path), Path(data.media_root)) for path in records]
+    supervised = None if rl else data.loss_on
+    encoder = Encoder(tokenizer, data.frames, data.images, geometry, presentation(config).style, supervised)
     return Pipeline(
-        [Source(RecordFile(path), Path(data.media_root)) for path in records],
-        Encoder(
-            tokenizer,
-            data.frames,
-            data.images,
-            geometry,
-            presentation(config).style,
-            None if rl else data.loss_on,
-        ),
+        sources,
+        encoder,
         layout,
         CachedMedia(data.cache, reader) if data.cache else reader,
         Batching(
@@ -253,11 +249,24 @@ def make_pipeline(
             shuffle=data.shuffle if (rl or not training) and config.rollout.shuffled_group else None,
             answer_tokens=None if rl else data.answer_tokens,
         ),
-        sizes=np.load(data.sizes) if data.sizes and training else None,
+        sizes=_sizes(config, sources, encoder) if training else None,
         known=quarantine.known,
         shard_index=jax.process_index(),
         shard_count=jax.process_count(),
     )
+
+
+def _sizes(config: TrainConfig, sources: list[Source], encoder: Encoder) -> np.ndarray | None:
+    """Where some kind has several buckets: of the file named, or read from headers and kept in the run."""
+    data = config.data
+    if data.sizes is not None:
+        return np.load(data.sizes)
+    if max(len(choice) for choice in (data.video_buckets, data.image_buckets, data.text_buckets)) < 2:
+        return None
+    with processes.agreed():  # read by the first process, for all
+        if jax.process_index() == 0:
+            record_sizes.keep(Path(config.run), sources, encoder)
+    return record_sizes.kept(Path(config.run))
 
 
 def union(buckets: Sequence[Bucket]) -> Bucket:
