@@ -40,7 +40,7 @@ def test_no_shape_that_upstream_accepts_is_refused(name):
 
 
 def test_the_largest_media_are_the_largest_of_all_shapes():
-    """Frames of every aspect: the formula's worst case is met by one and exceeded by none."""
+    """Frames of every aspect: none makes more than the formula says, and one nearly as much."""
     data = load_config(CONFIGS / "tgrpo_a100.py").data
     largest = largest_media(data, parse_hf_config(tiny_config()).vision)
     worst = {"video": 0, "image": 0}
@@ -53,7 +53,7 @@ def test_the_largest_media_are_the_largest_of_all_shapes():
             worst["image"] = max(worst["image"], rows * columns // 196)
     assert worst["video"] <= largest["video"].patches
     assert worst["image"] <= largest["image"].patches
-    assert worst["video"] == largest["video"].patches == 1032
+    assert worst["video"] >= 1024  # within a hundredth: not far above what happens
 
 
 @pytest.fixture(scope="module")
