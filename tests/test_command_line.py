@@ -14,7 +14,8 @@ from vr1_jax.data.records import RecordError
 from vr1_jax.sampling.settings import SamplingError
 
 PROGRAM = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs do not have
 sys.path.insert(0, {folder!r})
 from vr1_jax import command_line
 

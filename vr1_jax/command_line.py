@@ -81,6 +81,13 @@ def _second_ctrl_c(end: Callable[[], int]) -> Iterator[None]:
     ours, written = socket.socketpair()
     written.setblocking(False)
 
+    asked = False
+
+    def interrupt(*_: object) -> NoReturn:
+        nonlocal asked
+        asked = True
+        raise KeyboardInterrupt
+
     def watch() -> None:
         interrupts = 0
         while number := ours.recv(1):
@@ -88,11 +95,13 @@ def _second_ctrl_c(end: Callable[[], int]) -> Iterator[None]:
             if interrupts == 2:
                 os._exit(end())
 
+    signal.signal(signal.SIGINT, interrupt)
     before = signal.set_wakeup_fd(written.fileno(), warn_on_full_buffer=False)
     threading.Thread(target=watch, name="second Ctrl-C", daemon=True).start()
     try:
         yield
     finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN if asked else usual)  # asked, it ends without another's help
         signal.set_wakeup_fd(before)
         written.close()  # which ends the thread
 

@@ -17,6 +17,7 @@ from vr1_jax.data.layout import PromptLayout
 from vr1_jax.data.presentation import Presentation, read_presentation
 from vr1_jax.data.tokenizer import ChatTokenizer, load_tokenizer
 from vr1_jax.models.config import ModelConfig
+from vr1_jax.models.precision import computing_in
 from vr1_jax.models.qwen25vl import Qwen25VL
 from vr1_jax.rl.experience import place
 from vr1_jax.sharding import ROLLOUT_RULES
@@ -63,12 +64,10 @@ class ChatModel:
 
     @contextlib.contextmanager
     def computing(self) -> Iterator[None]:
-        """Around every use of the model: float32 that is float32, and a readable end of the device's memory."""
-        # Accelerators round the factors of float32 products to 10 or 7 bits unless told not to.
-        exact = jax.default_matmul_precision("highest") if self.dtype == np.float32 else contextlib.nullcontext()
+        """Around every use of the model: its precision, its mesh, and a readable end of the device's memory."""
         mesh = contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)
         try:
-            with exact, mesh:
+            with computing_in(self.dtype), mesh:
                 yield
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):

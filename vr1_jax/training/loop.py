@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from vr1_jax.config import TrainConfig
 from vr1_jax.config_files import to_json
 from vr1_jax.data.pipeline import Batch, Batches
+from vr1_jax.models.precision import computing_in
 from vr1_jax.models.qwen25vl import Qwen25VL
 from vr1_jax.rl.experience import judge, masked, place, place_rows, slots_reached, texts, trim
 from vr1_jax.rl.refill import Pool, of_attempts
@@ -57,8 +58,7 @@ def train(config: TrainConfig) -> TrainState:
     with processes.agreed():  # a file may be missing on one machine only
         setup.check(config, meshes)
     with ExitStack() as stack:
-        if config.compute_dtype == "float32":  # accelerators multiply in fewer bits unless told
-            stack.enter_context(jax.default_matmul_precision("highest"))
+        stack.enter_context(computing_in(config.compute_dtype))
         stop_requested = stack.enter_context(stop_on_signal())  # first in, last out: covers the last save too
         checkpoints = stack.enter_context(setup.open_run(run, config))
         program = setup.load(config, meshes, checkpoints)

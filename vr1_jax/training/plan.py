@@ -18,6 +18,7 @@ from vr1_jax.config_files import ConfigError
 from vr1_jax.data.collate import Bucket
 from vr1_jax.models import flops
 from vr1_jax.models.config import ModelConfig
+from vr1_jax.models.precision import computing_in
 from vr1_jax.models.published import PUBLISHED, size_in_name
 from vr1_jax.training import setup
 from vr1_jax.training.optimizer import trained
@@ -182,7 +183,8 @@ def _caches(outline: Outline, kind: str, bucket: Bucket) -> tuple[int, int]:
 
 
 def _need(program: Program, outline: Outline, parts: Parts, seen: Sizes) -> Need:
-    lowered = program.lower()
+    with computing_in(outline.config.compute_dtype):
+        lowered = program.lower()
     key = hashlib.sha256(lowered.as_text().encode()).digest()
     if key not in seen:
         memory = lowered.compile(compiler_options=_ON_CPU if is_estimate() else None).memory_analysis()
