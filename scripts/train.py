@@ -4,6 +4,7 @@ python scripts/train.py --config configs/tgrpo_a100.py [--plan] [--steps 100] [-
 """
 
 import argparse
+import gc
 import logging
 import sys
 import traceback
@@ -52,6 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception:  # printed here, as the end may come at once
         traceback.print_exc()
         code = 1
+    gc.collect()  # an error's frames hold the batch it happened with, whose shared memory would count as lost
     if code:
         from vr1_jax.training import processes
 

@@ -1,6 +1,7 @@
 """Imports flow one way, and the numpy-only packages stay so."""
 
 import ast
+import importlib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -60,3 +61,42 @@ def test_the_check_sees_what_it_should(tmp_path):
     source = tmp_path / "module.py"
     source.write_text("def f():\n    import torch\n    from vr1_jax.rl import loss\n")
     assert imports(source) == {"torch", "vr1_jax.rl.loss"}
+
+
+def unknown_names(path: Path) -> list[str]:
+    """What a file takes from modules of ours that they do not have: found otherwise only when that line runs."""
+    tree, ours, wrong = ast.parse(path.read_text()), {}, []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "vr1_jax":
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                if not hasattr(module, alias.name):
+                    try:
+                        importlib.import_module(name)
+                    except ModuleNotFoundError:
+                        wrong.append(f"{path.name}:{node.lineno} {name}")
+                        continue
+                if isinstance(getattr(module, alias.name), type(ast)):
+                    ours[alias.asname or alias.name] = getattr(module, alias.name)
+    hidden = {name.arg for name in ast.walk(tree) if isinstance(name, ast.arg)}
+    hidden |= {
+        name.id for name in ast.walk(tree) if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            module = None if node.value.id in hidden else ours.get(node.value.id)
+            if module is not None and not hasattr(module, node.attr):
+                wrong.append(f"{path.name}:{node.lineno} {node.value.id}.{node.attr}")
+    return wrong
+
+
+def test_modules_have_what_others_take_from_them(tmp_path):
+    files = [*PACKAGE.rglob("*.py"), *(ROOT / "scripts").glob("*.py"), *(ROOT / "convert").glob("*.py")]
+    assert [name for path in files for name in unknown_names(path)] == []
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text(
+        "from vr1_jax.training import setup\nfrom vr1_jax.rl.loss import nothing\n"
+        "def f():\n    raise setup.TrainingError\n"
+    )
+    assert unknown_names(wrong) == ["wrong.py:2 vr1_jax.rl.loss.nothing", "wrong.py:4 setup.TrainingError"]
