@@ -83,6 +83,7 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 from tiny_runs import sft_config
 from vr1_jax.config import MeshConfig
+from vr1_jax.training import loop
 
 def fails(*_, **__):
     raise ZeroDivisionError
