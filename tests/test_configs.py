@@ -38,8 +38,10 @@ from vr1_jax.training.plan import make_plan, planned_model
 seen, found = {}, {}
 for name in configs:
     config = load_config(f"configs/{name}.py", overrides)
-    if name != "tgrpo_a100":
-        config = dataclasses.replace(config, data=dataclasses.replace(config.data, image_buckets=()))
+    # The buckets of a kind differ in numbers only; the last is the largest.
+    data = dataclasses.replace(config.data, video_buckets=config.data.video_buckets[-1:])
+    images = data.image_buckets[-1:] if name == "tgrpo_a100" else ()
+    config = dataclasses.replace(config, data=dataclasses.replace(data, image_buckets=images))
     before = len(seen)
     plan = make_plan(config, planned_model(config)[0], target, seen=seen)
     found[name] = {
