@@ -7,8 +7,8 @@ Needs    1 x H200; Qwen2.5-VL-3B-Instruct or an SFT run of it; Video-R1-260k.jso
 Smaller machines, by scripts/plan.py (estimates; with `--optimizer.freeze-vision` all of them):
     1 x A100 80 GB    --optimizer.moments int8                         64 GB, instead of 94 with neither option
     2 x L40S          --optimizer.moments factored --microbatches 4    35 GB on each
-    4 x RTX 4090      --optimizer.moments factored --microbatches 2    23 GB on each: only without the bucket of
-                                                                       very wide frames (22 GB), hardly any to spare
+    4 x RTX 4090      --optimizer.moments factored --microbatches 2    22 GB on each, hardly any to spare, and only
+                                                                       without the bucket of very wide frames
 One GPU of 24 or 48 GB does not do: weights and gradients in fp32, the reference and temporaries are 60 GB.
 """
 

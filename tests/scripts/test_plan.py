@@ -58,14 +58,14 @@ def test_missing_data_is_told_and_no_obstacle(planned):
 
 
 def test_what_does_not_fit_fails(load_command, config, capsys, monkeypatch):
-    from vr1_jax.training import plan
+    from vr1_jax.training import this_machine as here
     from vr1_jax.training.targets import Device, Target
 
-    machine = plan.this_machine()
+    machine = here.this_machine()
     small = dataclasses.replace(machine.device, memory=1e6)
     assert machine.count == 8
     assert isinstance(machine.device, Device)
-    monkeypatch.setattr(plan, "this_machine", lambda: Target("here", small, machine.count))
+    monkeypatch.setattr(here, "this_machine", lambda: Target("here", small, machine.count))
     arguments = ["--config", str(config), "--prompts-per-step", "8", "--optimizer.moments", "factored"]
     assert load_command("plan").main(arguments) == 1
     assert "does not fit" in capsys.readouterr().out.splitlines()[-1]

@@ -7,11 +7,8 @@ for temporaries is exact where the devices planned for are at hand; elsewhere th
 import dataclasses
 import hashlib
 import logging
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-
-import jax
 
 from vr1_jax.config import TrainConfig
 from vr1_jax.config_files import ConfigError
@@ -23,18 +20,10 @@ from vr1_jax.models.published import PUBLISHED, size_in_name
 from vr1_jax.training import setup
 from vr1_jax.training.optimizer import trained
 from vr1_jax.training.programs import Outline, Program, bytes_per_device, programs
-from vr1_jax.training.targets import Device, Target, recognise
+from vr1_jax.training.targets import Target
+from vr1_jax.training.this_machine import ON_CPU, is_estimate
 
 log = logging.getLogger("vr1_jax")
-
-# Sizes do not need fast code. The CPU has no bf16 products: it keeps fp32 copies of all layers' weights outside
-# of loops, which accelerators do not, unless it is told to leave everything in its loop.
-_ON_CPU = {
-    "xla_backend_optimization_level": 0,
-    "xla_llvm_disable_expensive_passes": True,
-    "xla_cpu_use_fusion_emitters": False,
-    "xla_disable_hlo_passes": "while-loop-invariant-code-motion",
-}
 
 
 @dataclass(frozen=True)
@@ -134,20 +123,6 @@ def make_plan(
     return Plan(parts, needs, seconds, target.device.memory, assumptions)
 
 
-def this_machine() -> Target:
-    devices = jax.devices()
-    known = recognise(devices[0].device_kind)
-    memory = (devices[0].memory_stats() or {}).get("bytes_limit") or (known and known.memory)
-    if not memory:  # CPU devices share the host's
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / len(devices)
-    figures = (known.flops, known.bandwidth) if known else (0.0, 0.0)
-    return Target("here", Device(devices[0].device_kind, memory, *figures), len(devices))
-
-
-def is_estimate() -> bool:
-    return jax.devices()[0].platform == "cpu"
-
-
 def missing_files(config: TrainConfig) -> str | None:
     """What training would refuse to start without, of the data: planning only tells."""
     try:
@@ -187,7 +162,7 @@ def _need(program: Program, outline: Outline, parts: Parts, seen: Sizes) -> Need
         lowered = program.lower()
     key = hashlib.sha256(lowered.as_text().encode()).digest()
     if key not in seen:
-        memory = lowered.compile(compiler_options=_ON_CPU if is_estimate() else None).memory_analysis()
+        memory = lowered.compile(compiler_options=ON_CPU if is_estimate() else None).memory_analysis()
         results = memory.output_size_in_bytes - memory.alias_size_in_bytes
         seen[key] = memory.argument_size_in_bytes, memory.temp_size_in_bytes, results
     return Need(program.phase, program.bucket, _held(program.phase, outline, parts), *seen[key])
