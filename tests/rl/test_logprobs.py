@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 from reference_model import batch, mixed_cases
 
 from vr1_jax.models import qwen25vl
@@ -81,7 +82,7 @@ def largest(jaxpr):
     sizes = [0]
     for equation in jaxpr.eqns:
         sizes += [v.aval.size for v in equation.outvars if 300 in v.aval.shape and 64 not in v.aval.shape]
-        sizes += [largest(inner) for inner in jax.core.jaxprs_in_params(equation.params)]
+        sizes += [largest(inner) for inner in jaxprs_in_params(equation.params)]
     return max(sizes)
 
 

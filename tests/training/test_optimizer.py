@@ -148,7 +148,7 @@ def test_settings_that_make_no_sense_are_refused_by_name(wrong):
 
 
 # The code need not be fast: compiling is what takes time here.
-QUICKLY = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+QUICKLY = {"xla_backend_optimization_level": 0}
 SMALL = dataclasses.replace(CONFIG, learning_rate=3e-3, total_steps=60, warmup_steps=0, weight_decay=0.0)
 
 
