@@ -68,8 +68,8 @@ def look(records, chosen, encoder):
     import numpy as np
     from tqdm import tqdm
 
+    from vr1_jax.data.ahead import cpu_count
     from vr1_jax.data.sizes import measure
-    from vr1_jax.evaluation.prompting import cpu_count
 
     numbers = np.arange(len(records))
     if chosen.sizes is None and len(records) > chosen.sample:

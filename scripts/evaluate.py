@@ -91,8 +91,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def evaluation_of(chosen: argparse.Namespace) -> "Evaluation":
+    from vr1_jax.data.ahead import cpu_count
     from vr1_jax.evaluation.benchmark_run import Evaluation
-    from vr1_jax.evaluation.prompting import cpu_count
     from vr1_jax.sampling.settings import SamplingConfig
 
     sampling = SamplingConfig(

@@ -3,14 +3,14 @@
 Read by threads with a process each, since a file that hangs or crashes a reader costs one record.
 """
 
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
 
+from vr1_jax.data.ahead import work_ahead
 from vr1_jax.data.encode import Encoder
 from vr1_jax.data.frames import MediaError
 from vr1_jax.data.probe import Prober, grid
@@ -19,7 +19,7 @@ from vr1_jax.data.records import RecordError
 from vr1_jax.data.sources import Kind, Records, kind_of
 
 UNKNOWN = -1
-AT_ONCE = 256  # records given to the threads before the first is waited for
+AHEAD = 256  # of 260,000 records: small things, but not all at once
 
 
 @dataclass(frozen=True)
@@ -42,21 +42,18 @@ def measure(
     """The sizes of some records, as `encoder` will make them; `progress` is called after each."""
     found = Sizes(np.full((len(records), 3), UNKNOWN, np.int32), {}, Counter())
     encoder.tokenizer.encode_text("")  # the first call sets the tokenizer's options, before threads use it
+
+    def work(number: int, prober: Prober) -> tuple[Kind, tuple[int, int, int]] | str:
+        try:
+            return _measure_one(records, number, encoder, prober)
+        except RecordError as error:
+            return "path" if error.field == "path" else "record"
+        except MediaError as error:
+            return error.reason
+
     with ExitStack() as stack:
-        probers = deque(stack.enter_context(Prober(encoder.geometry.unit)) for _ in range(workers))
-
-        def work(number: int) -> tuple[Kind, tuple[int, int, int]] | str:
-            prober = probers.popleft()  # as many probers as threads: there is always one
-            try:
-                return _measure_one(records, number, encoder, prober)
-            except RecordError as error:
-                return "path" if error.field == "path" else "record"
-            except MediaError as error:
-                return error.reason
-            finally:
-                probers.append(prober)
-
-        for number, result in zip(numbers, _in_order(work, numbers, workers), strict=True):
+        probers = [stack.enter_context(Prober(encoder.geometry.unit)) for _ in range(workers)]
+        for number, result in zip(numbers, work_ahead(work, numbers, probers, AHEAD), strict=True):
             if isinstance(result, str):
                 found.refused[result] += 1
             else:
@@ -78,17 +75,3 @@ def _measure_one(
     units = slices * rows * columns // encoder.geometry.merge**2
     tokens = len(encode_prompt(sample, encoder.tokenizer, units, encoder.style))
     return kind_of(sample), (slices, rows * columns, tokens)
-
-
-def _in_order(work: Callable, items: Iterable, workers: int) -> Iterable:
-    """As `Executor.map`, which would queue all 260,000 items at once."""
-    pool, pending = ThreadPoolExecutor(workers), deque()
-    try:
-        for item in items:
-            pending.append(pool.submit(work, item))
-            if len(pending) > AT_ONCE:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)

@@ -4,16 +4,15 @@
 which frames the model sees.
 """
 
-import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 
+from vr1_jax.data.ahead import cpu_count, work_ahead
 from vr1_jax.data.collate import EncodedPrompt
 from vr1_jax.data.frames import FrameBudget, ImageBudget, VisualGeometry, patchify
 from vr1_jax.data.layout import VisualBlock
@@ -83,11 +82,6 @@ def encode_messages(
     return EncodedPrompt(tokens, (view.block,), (view.patches,))
 
 
-def cpu_count() -> int:
-    """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def read_ahead(
     work: Callable[[Item, MediaReader], Result],
     items: Iterable[Item],
@@ -96,27 +90,6 @@ def read_ahead(
     workers: int | None = None,
 ) -> Iterator[Result]:
     """`work` on every item, in order, some of it done in advance by threads with a decoding process each."""
-    workers = workers or min(4, cpu_count())
-    readers = deque(MediaReader(unit=unit) for _ in range(workers))
-    everyone = tuple(readers)
-
-    def task(item: Item) -> Result:
-        reader = readers.popleft()  # as many readers as threads: there is always one
-        try:
-            return work(item, reader)
-        finally:
-            readers.append(reader)
-
-    pending: deque = deque()
-    pool = ThreadPoolExecutor(workers)
-    try:
-        for item in items:
-            pending.append(pool.submit(task, item))
-            if len(pending) > depth:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-        for reader in everyone:
-            reader.close()
+    with ExitStack() as stack:
+        readers = [stack.enter_context(MediaReader(unit=unit)) for _ in range(workers or min(4, cpu_count()))]
+        yield from work_ahead(work, items, readers, depth)

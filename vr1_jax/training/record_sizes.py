@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from vr1_jax.data.ahead import cpu_count
 from vr1_jax.data.encode import Encoder
 from vr1_jax.data.sizes import measure
 from vr1_jax.data.sources import Records, Source
@@ -40,7 +41,7 @@ def keep(run: Path, sources: Sequence[Source], encoder: Encoder) -> None:
         if 10 * done // len(records) > 10 * (done - 1) // len(records):
             log.info("  %d of %d", done, len(records))
 
-    workers = min(_MOST_WORKERS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4)
+    workers = min(_MOST_WORKERS, cpu_count())
     found = measure(records, range(len(records)), encoder, workers=workers, progress=progress)
     (run / SETTINGS).unlink(missing_ok=True)
     with (run / TABLE).open("wb") as file:
