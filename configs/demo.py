@@ -9,15 +9,12 @@ or do not (which shape, which word). SFT stops at a beginner's level, so that th
 import dataclasses
 from pathlib import Path
 
-from vr1_jax.config import DataConfig, RolloutConfig, TrainConfig
+from vr1_jax.config import CheckpointConfig, DataConfig, OptimizerConfig, RolloutConfig, TrainConfig, WatchConfig
 from vr1_jax.data.collate import Bucket
-from vr1_jax.data.frames import FrameBudget, ImageBudget
-from vr1_jax.data.synthetic import World
+from vr1_jax.media.frames import FrameBudget, ImageBudget
 from vr1_jax.rl.advantages import GRPOConfig
 from vr1_jax.sampling.settings import SamplingConfig
-from vr1_jax.training.checkpoint import CheckpointConfig
-from vr1_jax.training.metrics import WatchConfig
-from vr1_jax.training.optimizer import OptimizerConfig
+from vr1_jax.tools.world.write import World
 
 RUNS = "runs/demo"
 WORLD = World(

@@ -16,9 +16,7 @@ import dataclasses
 
 import tgrpo_a100
 
-from vr1_jax.config import MeshConfig, TrainConfig
-from vr1_jax.training.checkpoint import CheckpointConfig
-from vr1_jax.training.optimizer import OptimizerConfig
+from vr1_jax.config import CheckpointConfig, MeshConfig, OptimizerConfig, TrainConfig
 
 STEPS = 20_697  # one epoch: 165,575 records
 

@@ -22,11 +22,10 @@ records from their files' headers once, when it starts, unless data.sizes names 
 finds buckets that fit your records tighter.
 """
 
-from vr1_jax.config import DataConfig, MeshConfig, RolloutConfig, TrainConfig
+from vr1_jax.config import DataConfig, MeshConfig, OptimizerConfig, RolloutConfig, TrainConfig
 from vr1_jax.data.collate import Bucket
 from vr1_jax.rl.advantages import GRPOConfig
 from vr1_jax.sampling.settings import SamplingConfig
-from vr1_jax.training.optimizer import OptimizerConfig
 
 DATA = DataConfig(
     records=("Video-R1-data/Video-R1-260k.json",),

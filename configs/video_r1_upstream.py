@@ -14,10 +14,9 @@ import dataclasses
 
 import tgrpo_a100
 
-from vr1_jax.config import MeshConfig, RolloutConfig, TrainConfig
+from vr1_jax.config import MeshConfig, OptimizerConfig, RolloutConfig, TrainConfig
 from vr1_jax.rl.advantages import GRPOConfig
 from vr1_jax.sampling.settings import SamplingConfig
-from vr1_jax.training.optimizer import OptimizerConfig
 
 EPOCH = 65_768  # steps of 4 prompts on 263,071 records; the code's run was stopped after 1000
 

@@ -30,10 +30,10 @@ from vr1_jax import command_line
 
 def work(config: str | None, overrides: list[str]) -> None:
     command_line.keep_compiled_programs()
-    from vr1_jax.annotation.config import load_annotate_config
+    from vr1_jax.tools.annotate.config import load_annotate_config
 
     settings = load_annotate_config(config, overrides, prog="annotate", description=__doc__)
-    from vr1_jax.annotation.run import annotate
+    from vr1_jax.tools.annotate.run import annotate
 
     command_line.check_media_root(settings.media_root)
     tally = annotate(settings)

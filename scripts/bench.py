@@ -14,6 +14,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from vr1_jax.errors import UsageError
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout that is not installed
 
 MEASURED = ("step", "rollout", "reference", "update", "sft")
@@ -45,17 +47,15 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     chosen = parse_arguments(arguments)
 
-    from vr1_jax.benchmark.bare import do_without_jaxtyping
+    from vr1_jax.tools.benchmark.bare import do_without_jaxtyping
 
     do_without_jaxtyping()
-    from vr1_jax.benchmark.command import run
-    from vr1_jax.benchmark.inputs import InputError
-    from vr1_jax.benchmark.output import print_json
-    from vr1_jax.sharding import ShardingError
+    from vr1_jax.tools.benchmark.command import run
+    from vr1_jax.tools.benchmark.output import print_json
 
     try:
         print_json(run(chosen))
-    except (InputError, ShardingError) as error:
+    except UsageError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vr1_jax import command_line
+from vr1_jax.errors import UsageError
 
 FAILURES = "failures.jsonl"
 
@@ -42,12 +43,12 @@ def main(arguments: list[str] | None = None) -> int:
 def fill(chosen: argparse.Namespace) -> None:
     command_line.check_media_root(chosen.media_root)
     frames, images = command_line.training_budgets(chosen)
-    from vr1_jax.data.cache_writer import LOCK, Settings, media_items, write_cache
     from vr1_jax.data.record_file import RecordFile
+    from vr1_jax.tools.cache_writer import LOCK, Settings, media_items, write_cache
 
     out = chosen.out
     if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or (out / LOCK).exists())):
-        raise command_line.UsageError(f"--out {out} exists and is no cache; choose another directory")
+        raise UsageError(f"--out {out} exists and is no cache; choose another directory")
     items, unusable = media_items(RecordFile(chosen.records), chosen.media_root)
     print(f"{chosen.records}: {len(items)} files to have in {out}", file=sys.stderr, flush=True)
     with Progress(len(items)) as progress:

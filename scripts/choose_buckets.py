@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from vr1_jax import command_line
+from vr1_jax.errors import UsageError
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -36,18 +37,18 @@ def main(arguments: list[str] | None = None) -> int:
 def choose(chosen: argparse.Namespace) -> int:
     command_line.check_media_root(chosen.media_root)
     frames, images = command_line.training_budgets(chosen)
-    from vr1_jax.data.buckets import choose_buckets
     from vr1_jax.data.encode import Encoder
     from vr1_jax.data.prompts import prompt_style
     from vr1_jax.data.record_file import RecordFile
     from vr1_jax.data.records import RecordError
     from vr1_jax.data.sources import Records, Source
     from vr1_jax.data.tokenizer import load_tokenizer
-    from vr1_jax.evaluation.output import check_output
+    from vr1_jax.files import check_output_file
+    from vr1_jax.tools.buckets import choose_buckets
     from vr1_jax.weights.checkpoint_dir import assets_directory
 
     if chosen.sizes is not None:
-        check_output(chosen.sizes, force=chosen.force, inputs=(chosen.records,))
+        check_output_file(chosen.sizes, force=chosen.force, inputs=(chosen.records,))
     tokenizer, style = load_tokenizer(assets_directory(chosen.model)), prompt_style(chosen.prompt, "sft")
     encoder = Encoder(tokenizer, frames, images, style=style)
     sizes = look(Records([Source(RecordFile(chosen.records), chosen.media_root)]), chosen, encoder)
@@ -60,7 +61,7 @@ def choose(chosen: argparse.Namespace) -> int:
     try:
         print_choice(choose_buckets(by_kind, chosen.count), chosen)
     except ValueError as error:
-        raise command_line.UsageError(f"--count: {error}") from None
+        raise UsageError(f"--count: {error}") from None
     return 0
 
 
@@ -95,7 +96,7 @@ def split(sizes, max_tokens):
 def save(path: Path, sizes) -> None:
     import numpy as np
 
-    from vr1_jax.evaluation.output import whole_file
+    from vr1_jax.files import whole_file
 
     with whole_file(path) as file:
         np.save(file.buffer, sizes)

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from vr1_jax import command_line
+from vr1_jax.errors import UsageError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -42,9 +43,9 @@ def make(chosen: argparse.Namespace) -> int:
     out = chosen.out or REPOSITORY / demo.RUNS
     if out.exists():
         if not chosen.force:
-            raise command_line.UsageError(f"{out} exists; --force replaces it")
+            raise UsageError(f"{out} exists; --force replaces it")
         if not (out / "world").is_dir():
-            raise command_line.UsageError(f"{out} is not an earlier demo; nothing was removed")
+            raise UsageError(f"{out} is not an earlier demo; nothing was removed")
         shutil.rmtree(out)
     if importlib.util.find_spec("matplotlib") is None:
         print("demo: the curves need matplotlib: pip install -e '.[demo]'", file=sys.stderr)
@@ -54,10 +55,10 @@ def make(chosen: argparse.Namespace) -> int:
     def say(text: str) -> None:
         print(f"\n[{time.monotonic() - started:5.0f} s] {text}", flush=True)
 
-    from vr1_jax.data.synthetic import write_world
-    from vr1_jax.report import write_report
-    from vr1_jax.training.cold_start import cold_start
-    from vr1_jax.training.curves import draw_curves
+    from vr1_jax.tools.cold_start import cold_start
+    from vr1_jax.tools.curves import draw_curves
+    from vr1_jax.tools.report import write_report
+    from vr1_jax.tools.world.write import write_world
     from vr1_jax.training.loop import train
     from vr1_jax.weights.conversion import flax_to_hf
 

@@ -110,11 +110,11 @@ def work(chosen: argparse.Namespace) -> None:
     command_line.keep_compiled_programs()
     from vr1_jax.evaluation.benchmark_run import check_media, evaluate, timing_path
     from vr1_jax.evaluation.chat_model import OutOfDeviceMemory
-    from vr1_jax.evaluation.output import check_output
-    from vr1_jax.evaluation.tables import result_table
+    from vr1_jax.files import check_output_file
+    from vr1_jax.tools.compare.tables import result_table
 
     command_line.check_media_root(chosen.media_root)
-    check_output(chosen.out, force=chosen.force, inputs=(chosen.annotations,))
+    check_output_file(chosen.out, force=chosen.force, inputs=(chosen.annotations,))
     evaluation = evaluation_of(chosen)
     if problems := check_media(evaluation):
         print(f"evaluate: records that cannot be asked and will count as wrong: {len(problems)}", file=sys.stderr)
@@ -133,8 +133,8 @@ def work(chosen: argparse.Namespace) -> None:
 
 
 def compare_files(paths: list[Path], as_json: bool) -> None:
-    from vr1_jax.evaluation.comparison import compare, read_results
-    from vr1_jax.evaluation.tables import comparison_table
+    from vr1_jax.tools.compare.comparison import compare, read_results
+    from vr1_jax.tools.compare.tables import comparison_table
 
     found = compare(*(read_results(path) for path in paths))
     print(json.dumps(found, indent=1) if as_json else comparison_table(found, [str(path) for path in paths]))

@@ -53,8 +53,8 @@ def messages(chosen: argparse.Namespace, kind: str, style: "PromptStyle") -> lis
 def look(chosen: argparse.Namespace, kind: str, chat: "ChatModel") -> "View | None":
     if kind == "text":
         return None
-    from vr1_jax.data.media import MediaReader
     from vr1_jax.evaluation.prompting import view_media
+    from vr1_jax.media.reader import MediaReader
 
     with MediaReader(unit=chat.geometry.unit) as reader:
         asked = chat.presentation

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     import numpy as np
 
     from vr1_jax.data.encode import Encoded
-    from vr1_jax.data.frames import FrameBudget, ImageBudget
-    from vr1_jax.data.media import MediaReader
     from vr1_jax.data.records import Sample
     from vr1_jax.data.tokenizer import ChatTokenizer
-    from vr1_jax.data.video import Clip
+    from vr1_jax.media.frames import FrameBudget, ImageBudget
+    from vr1_jax.media.reader import MediaReader
+    from vr1_jax.media.video import Clip
 
 
 class Witness:
@@ -64,9 +64,9 @@ class Witness:
 def show(chosen: argparse.Namespace) -> None:
     frames, images = command_line.training_budgets(chosen)
     from vr1_jax.data.encode import GEOMETRY, Encoder
-    from vr1_jax.data.media import MediaReader
     from vr1_jax.data.prompts import prompt_style
     from vr1_jax.data.tokenizer import load_tokenizer
+    from vr1_jax.media.reader import MediaReader
     from vr1_jax.weights.checkpoint_dir import assets_directory
 
     sample = read_sample(chosen.records, chosen.index)

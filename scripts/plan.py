@@ -37,8 +37,8 @@ def plan(path: str, target_name: str, overrides: list[str]) -> int:
     logging.getLogger("vr1_jax").setLevel(logging.INFO)
 
     from vr1_jax.config import load_config
-    from vr1_jax.training.plan import make_plan, missing_files, planned_model, report
-    from vr1_jax.training.this_machine import this_machine
+    from vr1_jax.tools.plan.plan import make_plan, missing_files, planned_model, report
+    from vr1_jax.tools.plan.this_machine import this_machine
 
     config = load_config(path, overrides)
     model, source = planned_model(config)

@@ -12,14 +12,15 @@ import sys
 from pathlib import Path
 
 from vr1_jax import command_line
+from vr1_jax.errors import UsageError
 
 
 def work(chosen: argparse.Namespace, out: Path) -> None:
     if not chosen.megabytes > 0:
-        raise command_line.UsageError(f"--megabytes {chosen.megabytes:g}: must be above 0")
+        raise UsageError(f"--megabytes {chosen.megabytes:g}: must be above 0")
     if chosen.media_root is not None:
         command_line.check_media_root(chosen.media_root)
-    from vr1_jax.report import write_report
+    from vr1_jax.tools.report import write_report
 
     written = write_report(
         chosen.run, out, force=chosen.force, megabytes=chosen.megabytes, media_root=chosen.media_root

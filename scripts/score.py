@@ -26,10 +26,11 @@ def work(chosen: argparse.Namespace) -> int:
     asked = command_line.asked(chosen)
     from vr1_jax.data.records import RecordError
     from vr1_jax.evaluation.chat_model import load_chat_model
-    from vr1_jax.evaluation.output import Progress, check_output, whole_file
     from vr1_jax.evaluation.score_file import read_records, score_file
+    from vr1_jax.files import check_output_file, whole_file
+    from vr1_jax.progress import Progress
 
-    check_output(chosen.out, force=chosen.force, inputs=(chosen.records,))
+    check_output_file(chosen.out, force=chosen.force, inputs=(chosen.records,))
     total = sum(1 for _ in read_records(chosen.records))
     if not total:
         raise RecordError("holds no records", file=str(chosen.records))

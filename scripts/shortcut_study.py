@@ -77,7 +77,7 @@ def _write_world(out: Path, world, seed: int) -> None:
     """Also cue_is_right.json, for SFT. Of misleading.json only the questions that a colour can mislead in stay."""
     import dataclasses
 
-    from vr1_jax.data.synthetic import write_world
+    from vr1_jax.tools.world.write import write_world
 
     if out.exists():
         return

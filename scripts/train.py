@@ -11,6 +11,8 @@ import traceback
 
 from vr1_jax import command_line
 
+log = logging.getLogger("vr1_jax")
+
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
@@ -37,14 +39,18 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("--coordinator, --processes and --process go together")
     command_line.keep_compiled_programs()
     logging.basicConfig(format="%(message)s")  # other packages: warnings only
-    logging.getLogger("vr1_jax").setLevel(logging.INFO)
+    log.setLevel(logging.INFO)
 
     def work() -> None:
         from vr1_jax.config import load_config
+        from vr1_jax.tools.presets import list_differences
         from vr1_jax.training import processes
         from vr1_jax.training.loop import train
 
         config = load_config(chosen.config, [*overrides, *(["--help"] if chosen.help else [])])
+        log.info("settings that are not those of the presets:")
+        for line in list_differences(config):
+            log.info("  %s", line)
         processes.join(*by_hand)
         train(config)
 

@@ -18,14 +18,14 @@ import jax
 import numpy as np
 import orbax.checkpoint.experimental.v1 as ocp
 
+from vr1_jax.config import CheckpointConfig, OptimizerConfig
+from vr1_jax.files import read_json
 from vr1_jax.models.config import parse_hf_config
 from vr1_jax.models.qwen25vl import Qwen25VL
-from vr1_jax.training.checkpoint import CheckpointConfig, Checkpoints
+from vr1_jax.training.checkpoint import Checkpoints
 from vr1_jax.training.metrics import read_metrics
-from vr1_jax.training.optimizer import OptimizerConfig
 from vr1_jax.training.steps import init_state
 from vr1_jax.weights.checkpoint_dir import HF, copy_assets
-from vr1_jax.weights.json_files import read_json
 
 ROOT = Path(__file__).resolve().parents[1]
 MARK = "VR1_JAX_TEST_RUN"

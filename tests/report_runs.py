@@ -10,8 +10,8 @@ import numpy as np
 
 from vr1_jax.config import DataConfig, TrainConfig
 from vr1_jax.config_files import to_json
-from vr1_jax.data.frames import FrameBudget, ImageBudget
 from vr1_jax.data.tokenizer import ChatTokenizer
+from vr1_jax.media.frames import FrameBudget, ImageBudget
 from vr1_jax.rl.advantages import GRPOConfig
 from vr1_jax.rl.experience import Read, judge
 from vr1_jax.training.rollouts import write_rollouts

@@ -11,7 +11,7 @@ import pytest
 
 from vr1_jax import command_line
 from vr1_jax.data.records import RecordError
-from vr1_jax.sampling.settings import SamplingError
+from vr1_jax.errors import UsageError
 
 PROGRAM = """
 import signal, sys
@@ -74,8 +74,8 @@ def test_the_second_ctrl_c_does_not_wait_for_a_computation(tmp_path):
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
-        (command_line.UsageError("--x: no"), 2, "name: --x: no"),
-        (SamplingError("top_p is 2"), 2, "name: top_p is 2"),
+        (UsageError("--x: no"), 2, "name: --x: no"),
+        (UsageError("top_p is 2"), 2, "name: top_p is 2"),
         (RecordError("is\nempty", "problem", 3, "f.json"), 1, "name: f.json: record 3: field 'problem': is empty"),
         (PermissionError(13, "Permission denied", "/x"), 1, "name: /x: Permission denied"),
         (OSError(28, "No space left on device"), 1, "name: out: the disk is full; nothing was kept"),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from vr1_jax.data.synthetic_model import tiny_config
+from vr1_jax.tools.world.model import tiny_config
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PHASES = {"rl": {"copy", "rollout", "reference", "update"}, "sft": {"update"}}
@@ -34,7 +34,7 @@ machine, configs, overrides = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3:]
 target = find_target("h200" if machine == "demo" else machine)
 simulate(target)
 from vr1_jax.config import load_config
-from vr1_jax.training.plan import make_plan, planned_model
+from vr1_jax.tools.plan.plan import make_plan, planned_model
 seen, found = {}, {}
 for name in configs:
     config = load_config(f"configs/{name}.py", overrides)

@@ -9,12 +9,12 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from reference_model import batch, hf_config, mixed_cases
 
+from vr1_jax.errors import UsageError
 from vr1_jax.models import qwen25vl
 from vr1_jax.models.config import parse_hf_config
 from vr1_jax.sharding import (
     ROLLOUT_RULES,
     TRAIN_RULES,
-    ShardingError,
     abstract,
     batch_sharding,
     make_mesh,
@@ -101,7 +101,7 @@ def test_rollout_layout_is_whole_or_split_over_tensor_only(model):
 
 
 def test_heads_that_do_not_divide_are_refused_by_number(model):
-    with pytest.raises(ShardingError, match=r"key.*4 kv heads cannot be split over 8 devices.*divides 4"):
+    with pytest.raises(UsageError, match=r"key.*4 kv heads cannot be split over 8 devices.*divides 4"):
         shardings(model, TRAIN_RULES, make_mesh(1, 1, 8))
 
 
@@ -113,7 +113,7 @@ def test_other_axes_that_do_not_divide_are_kept_whole(model):
 
 @pytest.mark.parametrize("shape", [(1, -1, 3), (2, 2, 1), (-1, -1, 1), (1, 8, 0)])
 def test_meshes_that_do_not_fit_are_refused(shape):
-    with pytest.raises(ShardingError, match="mesh"):
+    with pytest.raises(UsageError, match="mesh"):
         make_mesh(*shape)
 
 

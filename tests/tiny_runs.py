@@ -4,13 +4,11 @@ import dataclasses
 import json
 from pathlib import Path
 
-from vr1_jax.config import DataConfig, MeshConfig, RolloutConfig, TrainConfig
+from vr1_jax.config import CheckpointConfig, DataConfig, MeshConfig, OptimizerConfig, RolloutConfig, TrainConfig
 from vr1_jax.data.collate import Bucket
-from vr1_jax.data.frames import FrameBudget, ImageBudget
-from vr1_jax.data.synthetic import World, write_world
+from vr1_jax.media.frames import FrameBudget, ImageBudget
 from vr1_jax.sampling.settings import SamplingConfig
-from vr1_jax.training.checkpoint import CheckpointConfig
-from vr1_jax.training.optimizer import OptimizerConfig
+from vr1_jax.tools.world.write import World, write_world
 
 PIXELS = 56 * 56
 

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from vr1_jax import sharding
+from vr1_jax.config import CheckpointConfig, OptimizerConfig
 from vr1_jax.models.config import ModelConfig, TextConfig, VisionConfig
 from vr1_jax.models.qwen25vl import abstract_model
-from vr1_jax.training.checkpoint import CheckpointConfig, Checkpoints
-from vr1_jax.training.optimizer import OptimizerConfig
+from vr1_jax.training.checkpoint import Checkpoints
 from vr1_jax.training.steps import init_state
 from vr1_jax.types import TrainState
 

@@ -8,11 +8,11 @@ from PIL import Image
 
 from vr1_jax.data.collate import Bucket
 from vr1_jax.data.encode import Encoder
-from vr1_jax.data.frames import FrameBudget, ImageBudget
 from vr1_jax.data.layout import PromptLayout
 from vr1_jax.data.pipeline import Batching
 from vr1_jax.data.record_file import RecordFile
 from vr1_jax.data.sources import Source
+from vr1_jax.media.frames import FrameBudget, ImageBudget
 
 PIXELS = 56 * 56
 FRAMES = FrameBudget(min_pixels=PIXELS, max_pixels=PIXELS)

@@ -16,15 +16,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from vr1_jax.errors import UsageError, UserError
+from vr1_jax.files import out_of_space
+
 if TYPE_CHECKING:
-    from vr1_jax.data.frames import FrameBudget, ImageBudget
     from vr1_jax.data.presentation import Presentation
+    from vr1_jax.media.frames import FrameBudget, ImageBudget
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
-
-
-class UsageError(ValueError):
-    """Arguments that do not go together; the message names them."""
 
 
 def run(name: str, work: Callable[[], int | None], *, out: Path | None = None, interrupted: str = "") -> int:
@@ -51,10 +50,9 @@ def run(name: str, work: Callable[[], int | None], *, out: Path | None = None, i
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        misused, failed = _anticipated()
-        if not isinstance(error, (*misused, *failed, OSError)) and not _no_space(error):
+        if not isinstance(error, UserError | OSError) and not out_of_space(error):
             raise
-        return _fail(name, _describe(error, out), 2 if isinstance(error, misused) else 1)
+        return _fail(name, _describe(error, out), getattr(error, "exit_code", 1))
     return code
 
 
@@ -112,39 +110,13 @@ def _fail(name: str, message: str, code: int) -> int:
 
 
 def _describe(error: Exception, out: Path | None) -> str:
-    if _no_space(error):
+    if out_of_space(error):
         return f"{getattr(error, 'filename', None) or out or 'output'}: the disk is full; nothing was kept"
     if isinstance(error, FileExistsError):  # of mkdir, which is content with a directory
         return f"{error.filename}: is in the way, for it is not a directory"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or out or 'output'}: {error.strerror}"
     return str(error)
-
-
-def _no_space(error: Exception) -> bool:
-    from vr1_jax.weights.output import out_of_space
-
-    return isinstance(error, OSError | ValueError) and out_of_space(error)
-
-
-def _anticipated() -> tuple[tuple[type[Exception], ...], tuple[type[Exception], ...]]:
-    """Errors of wrong usage, and of work that fails for a reason outside of this program."""
-    from vr1_jax.annotation.rules import AnnotationError, RuleError
-    from vr1_jax.config_files import ConfigError
-    from vr1_jax.data.frames import MediaError
-    from vr1_jax.data.presentation import PresentationError
-    from vr1_jax.evaluation.benchmark_run import EvaluationError
-    from vr1_jax.evaluation.chat_model import OutOfDeviceMemory
-    from vr1_jax.evaluation.comparison import ComparisonError
-    from vr1_jax.evaluation.journal import JournalError, OtherSettings
-    from vr1_jax.evaluation.output import OutputExists
-    from vr1_jax.report.run_files import ReportError
-    from vr1_jax.training.errors import ANTICIPATED, MISCONFIGURED
-    from vr1_jax.weights.errors import OutputError
-
-    misused = (UsageError, ConfigError, OtherSettings, OutputExists, OutputError, RuleError, *MISCONFIGURED)
-    failed = (AnnotationError, ComparisonError, EvaluationError, JournalError, MediaError, OutOfDeviceMemory)
-    return misused, (*failed, ReportError, PresentationError, *ANTICIPATED)
 
 
 class Parser(ArgumentParser):
@@ -247,7 +219,7 @@ def add_budgets(parser: ArgumentParser) -> None:
 
 
 def training_budgets(chosen: Namespace) -> "tuple[FrameBudget, ImageBudget]":
-    from vr1_jax.data.frames import TRAINING_BUDGET, FrameBudget, ImageBudget
+    from vr1_jax.media.frames import TRAINING_BUDGET, FrameBudget, ImageBudget
 
     _check_frames(chosen.frames)
     fewest, pixels = min(TRAINING_BUDGET.min_frames, chosen.frames), chosen.frame_pixels

@@ -12,11 +12,9 @@ from typing import Any, TypeVar
 
 import tyro
 
+from vr1_jax.errors import UsageError
+
 Kind = TypeVar("Kind")
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot work; the message names the field."""
 
 
 def parse_config(kind: type[Kind], path: str | Path | None, overrides: Sequence[str], **settings: Any) -> Kind:
@@ -28,7 +26,7 @@ def parse_config(kind: type[Kind], path: str | Path | None, overrides: Sequence[
 def read_config(path: Path, kind: type[Kind]) -> Kind:
     """What the file's get_config() returns."""
     if not path.is_file():
-        raise ConfigError(f"--config {path}: {'not a file' if path.exists() else 'no such file'}")
+        raise UsageError(f"--config {path}: {'not a file' if path.exists() else 'no such file'}")
     spec = importlib.util.spec_from_loader(
         f"config_{path.stem}", SourceFileLoader(f"config_{path.stem}", str(path))
     )
@@ -36,20 +34,19 @@ def read_config(path: Path, kind: type[Kind]) -> Kind:
     sys.path.insert(0, str(path.resolve().parent))  # a config may import and change its neighbour
     try:
         spec.loader.exec_module(module)
-        if not hasattr(module, "get_config"):
-            raise ConfigError(f"--config {path}: no get_config() in it")
-        config = module.get_config()
+        make = getattr(module, "get_config", None)
+        config = make() if make else None
     except (SyntaxError, ImportError, NameError, AttributeError, TypeError, UnicodeDecodeError) as error:
         line = _line_in(path, error)
-        raise ConfigError(f"--config {path}{line}: {type(error).__name__}: {error}") from error
-    except ConfigError:
-        raise
+        raise UsageError(f"--config {path}{line}: {type(error).__name__}: {error}") from error
     except ValueError as error:  # what a part of the config refuses by its own check
-        raise ConfigError(f"--config {path}{_line_in(path, error)}: {error}") from error
+        raise UsageError(f"--config {path}{_line_in(path, error)}: {error}") from error
     finally:
         sys.path.pop(0)
+    if make is None:
+        raise UsageError(f"--config {path}: no get_config() in it")
     if not isinstance(config, kind):
-        raise ConfigError(f"--config {path}: get_config() returns {type(config).__name__}, not {kind.__name__}")
+        raise UsageError(f"--config {path}: get_config() returns {type(config).__name__}, not {kind.__name__}")
     return config
 
 

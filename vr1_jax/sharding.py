@@ -13,6 +13,8 @@ import jax
 from flax import nnx
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
+from vr1_jax.errors import UsageError
+
 Rules = Mapping[str, str | None]
 
 # Parameters during training: every matrix is split twice, so that weights, gradients and Adam moments of a
@@ -42,22 +44,18 @@ _ACTIVATION_AXES = {
 _INDIVISIBLE = ("heads", "kv_heads")
 
 
-class ShardingError(ValueError):
-    """A mesh that does not fit the model or the machine; the message names the numbers."""
-
-
 def make_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1, *, devices: list[jax.Device] | None = None) -> Mesh:
     """A (data, fsdp, tensor) mesh; one axis may be -1: whatever is left."""
     devices = jax.devices() if devices is None else devices
     sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
     free = [name for name, size in sizes.items() if size == -1]
     if len(free) > 1:
-        raise ShardingError(f"mesh {sizes}: only one axis may be -1")
+        raise UsageError(f"mesh {sizes}: only one axis may be -1")
     fixed = math.prod(size for size in sizes.values() if size != -1)
     if free and fixed > 0 and len(devices) % fixed == 0:
         sizes[free[0]] = len(devices) // fixed
     if min(sizes.values()) < 1 or math.prod(sizes.values()) != len(devices):
-        raise ShardingError(f"mesh {sizes} does not fit {len(devices)} devices")
+        raise UsageError(f"mesh {sizes} does not fit {len(devices)} devices")
     # Auto: the compiler propagates shardings from the constraints in the model. jax's own default differs.
     return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * 3, devices=devices)
 
@@ -125,7 +123,7 @@ def _spec(name: str, param: nnx.Variable, rules: Rules, mesh: Mesh | AbstractMes
         mesh_axis = rules.get(axis) if axis and dim > 1 else None  # optimizers keep reduced axes with size 1
         if not _divides(dim, mesh_axis, mesh):
             if axis in _INDIVISIBLE:
-                raise ShardingError(
+                raise UsageError(
                     f"{name}: {dim} {axis.replace('_', ' ')} cannot be split over {mesh.shape[mesh_axis]} devices "
                     f"of mesh axis '{mesh_axis}'; choose a tensor size that divides {dim}"
                 )

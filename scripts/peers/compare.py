@@ -111,9 +111,9 @@ def busy_seconds(cores: list[int]) -> float:
 
 def prepare(directory: Path, side: int, new_tokens: int) -> dict[str, int]:
     """Two random models, and one prompt with given answers to it."""
-    from vr1_jax.benchmark import inputs
-    from vr1_jax.benchmark.random_model import write_random_model
-    from vr1_jax.benchmark.sizes import SETTINGS, SMALL
+    from vr1_jax.tools.benchmark import inputs
+    from vr1_jax.tools.benchmark.random_model import write_random_model
+    from vr1_jax.tools.benchmark.sizes import SETTINGS, SMALL
 
     patches = (side // SMALL.vision.patch) ** 2
     visual = SETTINGS["30m"].work.slices * patches // SMALL.vision.merge**2
@@ -187,7 +187,7 @@ def main() -> None:
                 program.take_turn()
     result["programs"] = {program.name: program.summary() for program in programs}
     print_table(result["programs"])
-    from vr1_jax.benchmark.device import describe
+    from vr1_jax.tools.benchmark.device import describe
 
     versions = {name: metadata_version(name) for name in ("torch", "transformers")}
     print(json.dumps({"benchmark": "peers", **describe(), "peer_versions": versions, **result}))

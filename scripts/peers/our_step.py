@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from serving import own_standard_output, serve
 
-from vr1_jax.benchmark import inputs
-from vr1_jax.benchmark.phases import Stepper
-from vr1_jax.benchmark.sizes import SETTINGS
 from vr1_jax.rl.experience import place, place_rows
 from vr1_jax.sharding import TRAIN_RULES, make_mesh, reshard
+from vr1_jax.tools.benchmark import inputs
+from vr1_jax.tools.benchmark.phases import Stepper
+from vr1_jax.tools.benchmark.sizes import SETTINGS
 from vr1_jax.training.steps import init_state
 from vr1_jax.types import Completion, Experience
 from vr1_jax.weights.loading import load_model

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from vr1_jax.benchmark.timing import Stopwatch
+from vr1_jax.tools.benchmark.timing import Stopwatch
 
 
 def serve(step: Callable[[Stopwatch], None], check: Callable[[], dict[str, float]], answers: TextIO) -> None:

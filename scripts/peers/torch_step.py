@@ -17,7 +17,7 @@ from serving import own_standard_output, serve
 from torch import nn
 from transformers import DynamicCache, Qwen2_5_VLForConditionalGeneration
 
-from vr1_jax.benchmark.timing import Stopwatch
+from vr1_jax.tools.benchmark.timing import Stopwatch
 
 TOP_P, BETA, CLIP = 0.95, 0.04, 5.0
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)

@@ -1,8 +1,8 @@
 import pytest
 
-from vr1_jax.data.media import MediaReader
-from vr1_jax.data.synthetic_model import tiny_config, write_model_directory
 from vr1_jax.data.tokenizer import load_tokenizer
+from vr1_jax.media.reader import MediaReader
+from vr1_jax.tools.world.model import tiny_config, write_model_directory
 
 
 @pytest.fixture(scope="session")

@@ -4,11 +4,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_world import FRAMES, IMAGES, write_image, write_video
 
-from vr1_jax.data.buckets import choose_buckets
 from vr1_jax.data.collate import Bucket, EncodedPrompt, collate
-from vr1_jax.data.frames import MediaError, VisualGeometry
 from vr1_jax.data.layout import PromptLayout, VisualBlock
-from vr1_jax.data.probe import Prober, grid
+from vr1_jax.media.frames import MediaError, VisualGeometry
+from vr1_jax.media.probe import Prober, grid
+from vr1_jax.tools.buckets import choose_buckets
 
 sizes = st.lists(
     st.tuples(st.integers(1, 16), st.integers(4, 1100), st.integers(20, 3000)), min_size=1, max_size=60

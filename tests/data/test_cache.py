@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from tiny_world import FRAMES, IMAGES, batching, encoder_of, layout_of, write_image, write_source, write_video
 
-from vr1_jax.data import cache
-from vr1_jax.data.cache import CachedMedia, CacheError, content_hash, pack, signature, unpack
-from vr1_jax.data.cache_writer import Item, Settings, media_items, write_cache
-from vr1_jax.data.frames import FrameBudget, MediaError
-from vr1_jax.data.media import MediaReader
 from vr1_jax.data.pipeline import Pipeline
+from vr1_jax.errors import UserError
+from vr1_jax.media import cache
+from vr1_jax.media.cache import CachedMedia, content_hash, pack, signature, unpack
+from vr1_jax.media.frames import FrameBudget, MediaError
+from vr1_jax.media.reader import MediaReader
+from vr1_jax.tools.cache_writer import Item, Settings, media_items, write_cache
 
 SETTINGS = Settings(FRAMES, IMAGES)
 
@@ -189,9 +190,9 @@ def test_finished_shards_are_kept_and_unfinished_ones_redone(made, files, tmp_pa
 def test_a_damaged_sidecar_is_named(copied, media):
     directory, _ = copied
     (directory / "shard-00000.json").write_text('{"entries": [{}]')
-    with pytest.raises(CacheError, match=r"shard-00000\.json: damaged"):
+    with pytest.raises(UserError, match=r"shard-00000\.json: damaged"):
         CachedMedia(directory, media)
-    with pytest.raises(CacheError, match="no such cache directory"):
+    with pytest.raises(UserError, match="no such cache directory"):
         CachedMedia(directory / "none", media)
 
 

@@ -4,7 +4,7 @@ from tiny_world import encoder_of, layout_of, record, write_image, write_records
 
 from vr1_jax.data.collate import Bucket, collate
 from vr1_jax.data.encode import shuffled_patches, shuffled_slots
-from vr1_jax.data.frames import MediaError, patchify
+from vr1_jax.media.frames import MediaError, patchify
 
 
 @pytest.fixture

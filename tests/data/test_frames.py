@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vr1_jax.data.frames import (
+from vr1_jax.media.frames import (
     EVALUATION_BUDGET,
     IMAGE_BUDGET,
     TRAINING_BUDGET,

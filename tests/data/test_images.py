@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vr1_jax.data.frames import IMAGE_BUDGET, TRAINING_BUDGET, MediaError, frame_size
-from vr1_jax.data.images import (
+from vr1_jax.media.frames import IMAGE_BUDGET, TRAINING_BUDGET, MediaError, frame_size
+from vr1_jax.media.images import (
     natural_key,
     open_rgb,
     read_frame_folder,

@@ -9,14 +9,14 @@ import time
 import numpy as np
 import pytest
 
-from vr1_jax.data.frames import MediaError
-from vr1_jax.data.isolation import IsolatedProcess
+from vr1_jax.media.frames import MediaError
+from vr1_jax.media.isolation import IsolatedProcess
 
 CHILD = """
 import os, signal, sys
 import numpy as np
-from vr1_jax.data.frames import MediaError
-from vr1_jax.data.isolation import serve
+from vr1_jax.media.frames import MediaError
+from vr1_jax.media.isolation import serve
 
 served = 0
 
@@ -88,7 +88,7 @@ def test_refusal_leaves_the_child_alive(child):
     ],
 )
 def test_a_lost_child_costs_one_call(child, monkeypatch, do, reason):
-    monkeypatch.setattr("vr1_jax.data.isolation.GRACE_SECONDS", 1.0)
+    monkeypatch.setattr("vr1_jax.media.isolation.GRACE_SECONDS", 1.0)
     before, _ = ask(child)
     with pytest.raises(MediaError) as caught:
         ask(child, do)
@@ -116,7 +116,7 @@ def test_the_child_ends_with_its_parent(tmp_path, child, do):
     program = f"""
 import sys, threading, time
 sys.path.insert(0, {str(tmp_path)!r})
-from vr1_jax.data.isolation import IsolatedProcess
+from vr1_jax.media.isolation import IsolatedProcess
 process = IsolatedProcess("fake_decoder", deadline=2.0, memory_bytes=2 << 30)
 print(process.call("file", {{"do": "answer", "size": 2}})[0]["pid"], flush=True)
 process.call("file", {{"do": {do!r}, "size": 2}})

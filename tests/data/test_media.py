@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vr1_jax.data.container import list_packets
-from vr1_jax.data.frames import IMAGE_BUDGET, TRAINING_BUDGET, MediaError
-from vr1_jax.data.images import read_image, resize_video_frame
-from vr1_jax.data.media import MediaReader
-from vr1_jax.data.video import read_clip, to_rgb
+from vr1_jax.media.container import list_packets
+from vr1_jax.media.frames import IMAGE_BUDGET, TRAINING_BUDGET, MediaError
+from vr1_jax.media.images import read_image, resize_video_frame
+from vr1_jax.media.reader import MediaReader
+from vr1_jax.media.video import read_clip, to_rgb
 
 VARIANTS = 12
 UNREADABLE = {  # among the published samples: no pictures, cut, or damaged

@@ -12,8 +12,9 @@ from tiny_world import BUCKETS, batching, encoder_of, layout_of, record, write_r
 
 from vr1_jax.data.collate import Bucket
 from vr1_jax.data.pipeline import Pipeline
-from vr1_jax.data.quarantine import Quarantine, QuarantineError
-from vr1_jax.data.sources import DataError, Source
+from vr1_jax.data.quarantine import Quarantine
+from vr1_jax.data.sources import Source
+from vr1_jax.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -189,13 +190,13 @@ def test_too_many_bad_records_end_the_run(make, tmp_path):
         for batch in batches:
             quarantine.add(batch.refusals, served=(batch.step + 1) * 10)
 
-    with make(sources=[bad], rows=10).batches() as batches, pytest.raises(QuarantineError, match=r"of .* records"):
+    with make(sources=[bad], rows=10).batches() as batches, pytest.raises(UserError, match=r"of .* records"):
         use_all(batches)
 
 
 def test_nothing_but_bad_records_is_one_error(make, tmp_path):
     bad = write_source(tmp_path, images=30, videos=0, bad_share=1.0, files=1)
-    with make(sources=[bad]).batches() as batches, pytest.raises(DataError, match="kind image in a row"):
+    with make(sources=[bad]).batches() as batches, pytest.raises(UserError, match="kind image in a row"):
         next(batches)
 
 
@@ -212,7 +213,7 @@ def test_weights_set_the_kinds_shares(make):
     pipeline = make(weights={"image": 1.0, "video": 3.0})
     kinds = [pipeline.groups[pipeline._order.batch(step)[0]].kind for step in range(pipeline.steps_per_epoch)]
     assert abs(kinds.count("video") / len(kinds) - 0.75) < 0.02
-    with pytest.raises(DataError, match="wants text records, and there are none"):
+    with pytest.raises(UserError, match="wants text records, and there are none"):
         make(weights={"image": 1.0, "text": 1.0})
 
 
@@ -255,13 +256,13 @@ def test_the_next_batch_is_decoded_while_this_one_is_used(make, tmp_path):
 
 def test_over_long_prompts_are_refused_never_cut(make):
     small = {"image": (Bucket(1, 16, 256),), "video": (Bucket(4, 16, 100),)}
-    with pytest.raises(DataError, match="too_long"):
+    with pytest.raises(UserError, match="too_long"):
         take(make(buckets=small), 20)
 
 
 def test_several_buckets_of_a_kind_follow_the_sizes(make, source):
     buckets = {"image": BUCKETS["image"], "video": (Bucket(4, 16, 256), Bucket(4, 16, 512))}
-    with pytest.raises(DataError, match="2 buckets for video need the records' sizes"):
+    with pytest.raises(UserError, match="2 buckets for video need the records' sizes"):
         make(buckets=buckets)
     sizes = np.array([[1 if not s.is_video else 4, 16, 300 if s.index % 2 else 200] for s in source.records])
     sizes[[not s.is_video for s in source.records], 2] = 200
@@ -280,15 +281,15 @@ def test_supervised_batches_bring_answers(make, tiny_tokenizer):
         assert text.startswith(f"<think>I look.</think>\n{batch.rows[row]['solution']}")
     assert (batch.answers["prompt_loss"] <= batch.ordered["mask"]).all()
     assert batch.answers["prompt_loss"].any()
-    with pytest.raises(DataError, match="answer_tokens"):
+    with pytest.raises(UserError, match="answer_tokens"):
         make(supervised="answer")
 
 
 def test_a_state_of_other_data_is_refused(make):
     _, state = take(make(), 1)
-    with pytest.raises(DataError, match="other records"):
+    with pytest.raises(UserError, match="other records"):
         make(rows=2).batches(state)
-    with pytest.raises(DataError, match="do not divide"):
+    with pytest.raises(UserError, match="do not divide"):
         make(shard_count=3)
 
 

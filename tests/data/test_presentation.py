@@ -6,15 +6,10 @@ import re
 
 import pytest
 
-from vr1_jax.data.frames import EVALUATION_BUDGET, TRAINING_BUDGET, FrameBudget, ImageBudget
-from vr1_jax.data.presentation import (
-    FILE,
-    Presentation,
-    PresentationError,
-    read_presentation,
-    write_presentation,
-)
+from vr1_jax.data.presentation import FILE, Presentation, read_presentation, write_presentation
 from vr1_jax.data.prompts import FIXED, UPSTREAM_EVALUATION, UPSTREAM_SFT
+from vr1_jax.errors import UserError
+from vr1_jax.media.frames import EVALUATION_BUDGET, TRAINING_BUDGET, FrameBudget, ImageBudget
 from vr1_jax.weights.checkpoint_dir import ASSETS
 
 OTHER = Presentation(
@@ -82,7 +77,7 @@ def test_a_user_is_obeyed():
 )
 def test_a_strangers_file_is_checked(tmp_path, content, message):
     (tmp_path / FILE).write_text(content)
-    with pytest.raises(PresentationError, match=re.escape(message)) as error:
+    with pytest.raises(UserError, match=re.escape(message)) as error:
         read_presentation(tmp_path)
     assert FILE in str(error.value)
     assert "\n" not in str(error.value)

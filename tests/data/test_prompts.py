@@ -17,8 +17,9 @@ from vr1_jax.data.prompts import (
     question_text,
 )
 from vr1_jax.data.records import RecordError, parse_record
-from vr1_jax.data.synthetic_model import SPECIAL_TOKENS, write_tokenizer
-from vr1_jax.data.tokenizer import TokenizerError, load_tokenizer
+from vr1_jax.data.tokenizer import load_tokenizer
+from vr1_jax.errors import UserError
+from vr1_jax.tools.world.model import SPECIAL_TOKENS, write_tokenizer
 
 
 def sample(**changes):
@@ -187,9 +188,9 @@ def test_visual_tokens_must_fit_the_record(small):
     for data_type, path, count in (("video", "a.mp4", 0), ("text", None, 4)):
         with pytest.raises(ValueError, match="visual tokens"):
             encode_prompt(sample(data_type=data_type, path=path), small, count)
-    with pytest.raises(TokenizerError, match="more images"):
+    with pytest.raises(UserError, match="more images"):
         small.encode_chat(prompt_messages(sample()), [])
-    with pytest.raises(TokenizerError, match="fewer images"):
+    with pytest.raises(UserError, match="fewer images"):
         small.encode_chat(prompt_messages(sample()), [2, 2])
 
 
@@ -198,7 +199,7 @@ def test_a_template_that_alters_text_is_refused(tmp_path):
     (tmp_path / "chat_template.jinja").write_text(
         "{% for m in messages %}<|im_start|>{{ m.role }}<|im_end|>{% endfor %}"
     )
-    with pytest.raises(TokenizerError, match="alters the text"):
+    with pytest.raises(UserError, match="alters the text"):
         load_tokenizer(tmp_path)
 
 
@@ -239,14 +240,14 @@ def test_answers_decode_without_special_tokens(small):
 
 
 def test_directories_that_are_no_tokenizer(tmp_path, small):
-    with pytest.raises(TokenizerError, match=r"no tokenizer\.json"):
+    with pytest.raises(UserError, match=r"no tokenizer\.json"):
         load_tokenizer(tmp_path)
     write_tokenizer(tmp_path)
     (tmp_path / "generation_config.json").unlink()
     assert load_tokenizer(tmp_path).stop_tokens == (small.end_of_turn,)
     for name in ("generation_config.json", "tokenizer_config.json", "tokenizer.json"):
         (tmp_path / name).write_text("{")
-        with pytest.raises(TokenizerError, match=re.escape(str(tmp_path / name))):
+        with pytest.raises(UserError, match=re.escape(str(tmp_path / name))):
             load_tokenizer(tmp_path)
 
 

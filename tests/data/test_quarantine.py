@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from vr1_jax.data.quarantine import Quarantine, QuarantineError, Refusal
+from vr1_jax.data.quarantine import Quarantine, Refusal
+from vr1_jax.errors import UserError
 
 
 def refusal(index: int, reason: str = "undecodable") -> Refusal:
@@ -46,7 +47,7 @@ def test_a_line_cut_short_by_a_kill_is_written_anew(tmp_path):
 def test_a_damaged_file_is_named(tmp_path):
     path = tmp_path / "quarantine.jsonl"
     path.write_text('{"file": 3\n')
-    with pytest.raises(QuarantineError, match=r"quarantine\.jsonl: line 1"):
+    with pytest.raises(UserError, match=r"quarantine\.jsonl: line 1"):
         Quarantine(path)
 
 
@@ -54,9 +55,7 @@ def test_too_many_bad_records_end_the_run_after_a_minimum(tmp_path):
     path = tmp_path / "quarantine.jsonl"
     quarantine = Quarantine(path, max_share=0.1, minimum=50)
     quarantine.add([refusal(n) for n in range(10)], served=30)
-    with pytest.raises(
-        QuarantineError, match=r"10 of 50 records .* 10\.0%: undecodable 10; see .*quarantine\.jsonl"
-    ):
+    with pytest.raises(UserError, match=r"10 of 50 records .* 10\.0%: undecodable 10; see .*quarantine\.jsonl"):
         quarantine.add([], served=40)
     Quarantine(path, max_share=0.1, minimum=50).add([], served=90)  # exactly the limit
 
@@ -65,7 +64,7 @@ def test_unreadable_records_are_counted_against_all_records():
     quarantine = Quarantine(max_share=0.1, minimum=50)
     quarantine.start([refusal(n, "record") for n in range(90)], records=1000)
     quarantine.add([refusal(500)], served=100)  # 1 of 101, not 91 of 191
-    with pytest.raises(QuarantineError, match="101 of 1000"):
+    with pytest.raises(UserError, match="101 of 1000"):
         Quarantine(max_share=0.1, minimum=50).start([refusal(n, "record") for n in range(101)], records=1000)
 
 
@@ -104,5 +103,5 @@ def test_the_share_is_that_of_one_process_of_many(tmp_path):
             [refusal(10 * process + n) for n in range(8)], served=92
         )
     Quarantine(path, 0.1, 50, process=3, processes=4).add([], served=92)  # 8 of 100
-    with pytest.raises(QuarantineError, match="11 of 103"):
+    with pytest.raises(UserError, match="11 of 103"):
         Quarantine(path, 0.1, 50, process=3, processes=4).add([refusal(n) for n in (50, 51, 52)], served=92)

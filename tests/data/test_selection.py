@@ -8,7 +8,8 @@ from tiny_world import BUCKETS, batching, encoder_of, layout_of, record, write_r
 
 from vr1_jax.config import load_config
 from vr1_jax.data.pipeline import Pipeline
-from vr1_jax.data.sources import DataError, Selection, Source
+from vr1_jax.data.sources import Selection, Source
+from vr1_jax.errors import UserError
 
 SOURCES = ("common", "twice", "half", "never")
 EACH = 200
@@ -75,12 +76,12 @@ def test_pass_rates(drawn):
     ],
 )
 def test_a_selection_of_nothing_is_refused(drawn, selection, message):
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(UserError, match=message):
         drawn(**selection)
 
 
 def test_a_file_without_pass_rates_is_refused():
-    with pytest.raises(DataError, match=r"no record has a pass_rate; scripts/annotate\.py"):
+    with pytest.raises(UserError, match=r"no record has a pass_rate; scripts/annotate\.py"):
         Selection(pass_rate=(0.0, 1.0)).copies(["a"], [None], 0)
 
 

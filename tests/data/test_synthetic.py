@@ -15,11 +15,11 @@ from numpy.random import default_rng
 from vr1_jax.data.prompts import encode_supervised
 from vr1_jax.data.record_file import RecordFile
 from vr1_jax.data.records import PROBLEM_TYPES
-from vr1_jax.data.synthetic import World, main, write_world
-from vr1_jax.data.synthetic_model import TOKENIZER_SIZE, small_config, tiny_config
-from vr1_jax.data.synthetic_scenes import COLOURS, CORNERS, CUES, ORDERED, SLICES, STILL
 from vr1_jax.data.tokenizer import load_tokenizer
 from vr1_jax.models.config import parse_hf_config
+from vr1_jax.tools.world.model import TOKENIZER_SIZE, small_config, tiny_config
+from vr1_jax.tools.world.scenes import COLOURS, CORNERS, CUES, ORDERED, SLICES, STILL
+from vr1_jax.tools.world.write import World, main, write_world
 
 SHORTCUT = World(seed=3, videos=270, images=50, heldout=90, static_shortcut=0.8)
 
@@ -130,7 +130,7 @@ def test_answers_are_true(task):
 
 def test_files_hold_the_frames_that_were_painted(world, tmp_path):
     """Order survives encoding: reordered scenes decode to the same frames, close to the painted ones."""
-    from vr1_jax.data.synthetic import _write_video
+    from vr1_jax.tools.world.write import _write_video
 
     for task in ORDERED:
         decoded = []

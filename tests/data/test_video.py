@@ -9,9 +9,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from vr1_jax.data.container import MAX_FRAME_PIXELS, list_packets
-from vr1_jax.data.frames import TRAINING_BUDGET, FrameBudget, MediaError, frame_indices, frame_size
-from vr1_jax.data.video import read_clip, read_decord, read_in_order, read_seeking
+from vr1_jax.media.container import MAX_FRAME_PIXELS, list_packets
+from vr1_jax.media.frames import TRAINING_BUDGET, FrameBudget, MediaError, frame_indices, frame_size
+from vr1_jax.media.video import read_clip, read_decord, read_in_order, read_seeking
 
 FRAMES = 90
 CLOSED = {"x264-params": "keyint=24:min-keyint=24:scenecut=0:bframes=3:open-gop=0:log-level=none"}
@@ -159,7 +159,7 @@ def test_a_file_without_keyframes_is_read_in_order(clips):
 
 
 def test_large_requests_are_read_in_chunks(clips, monkeypatch):
-    monkeypatch.setattr("vr1_jax.data.video.CHUNK_BYTES", 160 * 96 * 3 * 2)
+    monkeypatch.setattr("vr1_jax.media.video.CHUNK_BYTES", 160 * 96 * 3 * 2)
     clip = read_clip(clips["closed.mp4"], FrameBudget(fps=100.0, max_frames=64))
     assert [number_of(frame) for frame in clip.frames] == clip.indices.tolist()
 
@@ -186,7 +186,7 @@ def test_what_is_no_video_is_refused(tmp_path, monkeypatch):
         with pytest.raises(MediaError) as caught:
             read_clip(tmp_path / name, TRAINING_BUDGET)
         assert str(tmp_path / name) in str(caught.value)
-    monkeypatch.setattr("vr1_jax.data.container.MAX_FRAME_PIXELS", 100)
+    monkeypatch.setattr("vr1_jax.media.container.MAX_FRAME_PIXELS", 100)
     with pytest.raises(MediaError) as caught:
         read_clip(tmp_path / "whole.mp4", TRAINING_BUDGET)
     assert caught.value.reason == "too_large"

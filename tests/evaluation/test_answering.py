@@ -15,8 +15,8 @@ from vr1_jax.evaluation.answering import Asking, answer_questions
 from vr1_jax.evaluation.asking import Answer
 from vr1_jax.evaluation.batching import Batcher
 from vr1_jax.evaluation.journal import Journal
-from vr1_jax.evaluation.output import Progress
 from vr1_jax.evaluation.questions import Question, Questions
+from vr1_jax.progress import Progress
 from vr1_jax.sampling.settings import SamplingConfig
 
 CHUNK = 13

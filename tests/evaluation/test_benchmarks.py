@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from vr1_jax.evaluation import benchmarks, published
+from vr1_jax.evaluation import benchmarks
 from vr1_jax.evaluation.benchmarks import ALL, OTHER, family, recognise
+from vr1_jax.tools.compare import published
 
 
 def test_by_file_name():

@@ -6,8 +6,9 @@ import re
 
 import pytest
 
-from vr1_jax.evaluation.comparison import CAUSES, ComparisonError, cause, compare, read_results
-from vr1_jax.evaluation.tables import comparison_table
+from vr1_jax.errors import UserError
+from vr1_jax.tools.compare.comparison import CAUSES, cause, compare, read_results
+from vr1_jax.tools.compare.tables import comparison_table
 
 
 def result(number: int, reward: float, **changes) -> dict:
@@ -89,7 +90,7 @@ def test_garbage(tmp_path):
     path = tmp_path / "x.json"
     for content in ("", "[]", "{}", '{"results": []}', '{"results": [1]}', '{"results": [{"reward": "x"}]}'):
         path.write_text(content)
-        with pytest.raises(ComparisonError, match=re.escape("x.json")):
+        with pytest.raises(UserError, match=re.escape("x.json")):
             read_results(path)
-    with pytest.raises(ComparisonError, match="no question in common"):
+    with pytest.raises(UserError, match="no question in common"):
         compare(file_of([result(0, 1.0)]), file_of([result(1, 1.0)]))

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vr1_jax.evaluation.journal import Journal, JournalError
+from vr1_jax.errors import UserError
+from vr1_jax.evaluation.journal import Journal
 
 SETTINGS = {"model": "a", "n": 4, "sizes": (1, 2)}
 JSON = st.recursive(
@@ -43,9 +44,9 @@ def test_other_settings_are_refused_by_name(tmp_path):
     with Journal(path, SETTINGS) as journal:
         journal.add([(0, None)])
     before = path.read_bytes()
-    with pytest.raises(JournalError, match="made with n 4, not 8"):
+    with pytest.raises(UserError, match="made with n 4, not 8"):
         Journal(path, SETTINGS | {"n": 8})
-    with pytest.raises(JournalError, match="made with rule null, not 1"):
+    with pytest.raises(UserError, match="made with rule null, not 1"):
         Journal(path, SETTINGS | {"rule": 1})
     assert path.read_bytes() == before
 
@@ -57,7 +58,7 @@ def test_nothing_done_leaves_nothing(tmp_path):
 
 
 def test_one_process_at_a_time(tmp_path):
-    with Journal(tmp_path / "journal", {}), pytest.raises(JournalError, match="another process"):
+    with Journal(tmp_path / "journal", {}), pytest.raises(UserError, match="another process"):
         Journal(tmp_path / "journal", {})
 
 
@@ -66,6 +67,6 @@ def test_what_is_no_journal_is_left_alone(tmp_path, line):
     path = tmp_path / "journal"
     for content in (line, json.dumps({"settings": {}}).encode() + b"\n" + line + b"\n"):
         path.write_bytes(content)
-        with pytest.raises(JournalError, match="is no result"):
+        with pytest.raises(UserError, match="is no result"):
             Journal(path, {})
         assert path.read_bytes() == content

@@ -5,8 +5,9 @@ import threading
 
 import pytest
 
-from vr1_jax.evaluation.output import OutputExists, check_output, whole_file
+from vr1_jax.errors import UsageError
 from vr1_jax.evaluation.prompting import read_ahead
+from vr1_jax.files import check_output_file, whole_file
 
 
 def test_whole_file(tmp_path):
@@ -30,15 +31,15 @@ def test_whole_file(tmp_path):
 def test_check_output(tmp_path):
     there = tmp_path / "there"
     there.write_text("")
-    check_output(tmp_path / "new", force=False)
-    check_output(there, force=True)
+    check_output_file(tmp_path / "new", force=False)
+    check_output_file(there, force=True)
     for out, force, inputs in (
         (there, False, ()),
         (tmp_path, True, ()),
         (there, True, (tmp_path / "." / "there",)),
     ):
-        with pytest.raises(OutputExists):
-            check_output(out, force=force, inputs=inputs)
+        with pytest.raises(UsageError):
+            check_output_file(out, force=force, inputs=inputs)
 
 
 def test_read_ahead_keeps_order_and_its_distance():

@@ -5,9 +5,9 @@ import pytest
 from vr1_jax.evaluation.answering import kept
 from vr1_jax.evaluation.asking import Answer
 from vr1_jax.evaluation.benchmarks import recognise
-from vr1_jax.evaluation.comparison import cause
 from vr1_jax.evaluation.results import final_acc, result_of, summarize
-from vr1_jax.evaluation.tables import result_table
+from vr1_jax.tools.compare.comparison import cause
+from vr1_jax.tools.compare.tables import result_table
 
 
 def record(number: int) -> dict:

@@ -5,7 +5,8 @@ import pytest
 from reference_model import hf_config
 from transformers import Qwen2_5_VLConfig
 
-from vr1_jax.models.config import UnsupportedModel, flatten_hf_config, parse_hf_config
+from vr1_jax.errors import UsageError
+from vr1_jax.models.config import flatten_hf_config, parse_hf_config
 
 
 def test_both_layouts_give_the_same_config(tmp_path):
@@ -53,7 +54,7 @@ def test_what_is_not_computed_is_refused_by_name(change, message):
             del config[key]
         else:
             config[key] = value
-    with pytest.raises(UnsupportedModel, match=message):
+    with pytest.raises(UsageError, match=message):
         parse_hf_config(config)
 
 

@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from vr1_jax.config import OptimizerConfig
 from vr1_jax.models import flops, qwen25vl
 from vr1_jax.models.config import ModelConfig, TextConfig, VisionConfig
 from vr1_jax.models.flops import Workload
 from vr1_jax.rl.logprobs import score_completions
-from vr1_jax.training.optimizer import OptimizerConfig, trained, with_frozen
+from vr1_jax.training.optimizer import trained, with_frozen
 from vr1_jax.types import PromptCache, blank_prompt
 
 # Of the compiler's count, which also has norms, softmax, rotations and losses.

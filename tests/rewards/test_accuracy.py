@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vr1_jax.rewards import RewardError, accuracy_reward
+from vr1_jax.errors import UserError
+from vr1_jax.rewards import accuracy_reward
 from vr1_jax.rewards.accuracy import PROBLEM_TYPES, RULES
 
 
@@ -164,7 +165,7 @@ def test_an_unknown_problem_type_is_refused_by_name(rules):
 
 @pytest.mark.parametrize("rules", ["", "FIXED", "paper"])
 def test_unknown_rules_are_refused_by_name(rules):
-    with pytest.raises(RewardError, match="fixed, upstream"):
+    with pytest.raises(UserError, match="fixed, upstream"):
         accuracy_reward("<answer>B</answer>", "<answer>B</answer>", "OCR", rules=rules)
 
 

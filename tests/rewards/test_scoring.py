@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from vr1_jax.rewards import RewardError, score_groups
+from vr1_jax.errors import UserError
+from vr1_jax.rewards import score_groups
 
 SAMPLES = [
     SimpleNamespace(solution="<answer>B</answer>", problem_type="multiple choice"),
@@ -44,7 +45,7 @@ def test_user_rewards_are_added_and_kept_by_name():
 
 
 def test_two_rewards_of_one_name_are_refused():
-    with pytest.raises(RewardError, match="'brevity'"):
+    with pytest.raises(UserError, match="'brevity'"):
         score_groups(COMPLETIONS, SAMPLES, rewards=[brevity, brevity])
 
 
@@ -52,7 +53,7 @@ def test_a_reward_that_is_not_finite_is_refused_by_name():
     def broken(completion, sample):
         return float("nan")
 
-    with pytest.raises(RewardError, match="'broken' returned nan"):
+    with pytest.raises(UserError, match="'broken' returned nan"):
         score_groups(COMPLETIONS, SAMPLES, rewards=[broken])
 
 
@@ -65,5 +66,5 @@ def test_a_users_own_error_is_not_swallowed():
 
 
 def test_groups_and_samples_must_match():
-    with pytest.raises(RewardError, match="2 groups of completions for 1 samples"):
+    with pytest.raises(UserError, match="2 groups of completions for 1 samples"):
         score_groups(COMPLETIONS, SAMPLES[:1])

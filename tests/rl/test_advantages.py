@@ -10,14 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
+from vr1_jax.errors import UsageError
 from vr1_jax.rl import group_advantages, length_bonus, temporal_bonus
-from vr1_jax.rl.advantages import (
-    AlgorithmError,
-    GRPOConfig,
-    combine,
-    overlong_penalty,
-    temporal_signal,
-)
+from vr1_jax.rl.advantages import GRPOConfig, combine, overlong_penalty, temporal_signal
 
 ASARRAY = [np.asarray, jnp.asarray, lambda values: np.asarray(values).tolist()]
 
@@ -89,7 +84,7 @@ def test_equal_means_count_as_equal(accuracy):
 )
 def test_temporal_bonus_refuses_what_makes_no_sense(change, message):
     arguments = {"ordered": [[1, 0], [1, 0]], "shuffled": [[1], [1]], "is_video": [True, True]} | change
-    with pytest.raises(AlgorithmError, match=message):
+    with pytest.raises(UsageError, match=message):
         temporal_bonus(**arguments)
 
 
@@ -119,7 +114,7 @@ def test_length_bonus_is_counted_per_group():
 
 
 def test_length_bonus_refuses_tables_that_do_not_match():
-    with pytest.raises(AlgorithmError, match="lengths"):
+    with pytest.raises(UsageError, match="lengths"):
         length_bonus([[True, False]], [[1], [2]])
 
 
@@ -319,7 +314,7 @@ def test_the_default_is_the_papers():
     ],
 )
 def test_settings_that_make_no_sense_are_refused_by_name(name, value):
-    with pytest.raises(AlgorithmError, match=name):
+    with pytest.raises(UsageError, match=name):
         dataclasses.replace(GRPOConfig(), **{name: value})
 
 
@@ -327,7 +322,7 @@ def test_settings_that_make_no_sense_are_refused_by_name(name, value):
 def test_unknown_choices_are_refused_with_the_known_ones(name):
     config = GRPOConfig()
     object.__setattr__(config, name, "bogus")  # past the type checks that only tests have
-    with pytest.raises(AlgorithmError, match=f"{name} is 'bogus'; use one of: "):
+    with pytest.raises(UsageError, match=f"{name} is 'bogus'; use one of: "):
         config.__post_init__()
 
 
@@ -364,5 +359,5 @@ def test_the_penalty_is_a_part_of_the_reward():
 
 def test_dual_clip_bounds_from_above_one():
     assert GRPOConfig(dual_clip=3.0).dual_clip == 3.0
-    with pytest.raises(AlgorithmError, match=r"dual_clip is 0\.5; it must be above 1"):
+    with pytest.raises(UsageError, match=r"dual_clip is 0\.5; it must be above 1"):
         GRPOConfig(dual_clip=0.5)

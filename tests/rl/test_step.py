@@ -16,9 +16,9 @@ import pytest
 import torch
 from reference_model import batch, mixed_cases, ours_from, reference_inputs
 
+from vr1_jax.config import OptimizerConfig
 from vr1_jax.rl.advantages import GRPOConfig, group_advantages
 from vr1_jax.sharding import TRAIN_RULES, batch_sharding, make_mesh, reshard
-from vr1_jax.training.optimizer import OptimizerConfig
 from vr1_jax.training.steps import grpo_step, init_state, score_batch
 from vr1_jax.types import Completion, Experience
 

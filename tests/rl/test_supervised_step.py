@@ -9,7 +9,7 @@ import pytest
 import torch
 from reference_model import IMAGE, batch, mixed_cases, ours_from, reference_inputs
 
-from vr1_jax.training.optimizer import OptimizerConfig
+from vr1_jax.config import OptimizerConfig
 from vr1_jax.training.steps import init_state, sft_step
 from vr1_jax.types import Supervised
 

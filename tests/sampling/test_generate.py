@@ -9,6 +9,7 @@ import pytest
 from reference_model import Case, batch, mixed_cases, reference_inputs
 
 from vr1_jax.data.collate import Bucket
+from vr1_jax.errors import UsageError
 from vr1_jax.models import qwen25vl
 from vr1_jax.sampling import generate as sampling
 from vr1_jax.sampling.generate import (
@@ -21,7 +22,7 @@ from vr1_jax.sampling.generate import (
     split_groups,
     start,
 )
-from vr1_jax.sampling.settings import SamplingConfig, SamplingError
+from vr1_jax.sampling.settings import SamplingConfig
 
 B, G, C = 5, 3, 16
 BUCKET = Bucket(3, 136, 70)
@@ -298,7 +299,7 @@ def test_lengths_up_to_a_multiple_of_64_share_a_program():
     ],
 )
 def test_settings_that_make_no_sense_are_refused_by_name(field, value):
-    with pytest.raises(SamplingError, match=f"{field} is {value}"):
+    with pytest.raises(UsageError, match=f"{field} is {value}"):
         SamplingConfig(**{field: value})
 
 

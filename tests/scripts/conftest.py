@@ -13,11 +13,11 @@ import torch
 from reference_model import normalize
 from safetensors.torch import save_file
 
-from vr1_jax.data.frames import IMAGE_BUDGET, TRAINING_BUDGET, FrameBudget, patchify
 from vr1_jax.data.layout import PromptLayout, VisualBlock, mrope_positions
-from vr1_jax.data.media import MediaReader
-from vr1_jax.data.synthetic import World, write_world
-from vr1_jax.data.synthetic_model import tiny_config, write_model_directory
+from vr1_jax.media.frames import IMAGE_BUDGET, TRAINING_BUDGET, FrameBudget, patchify
+from vr1_jax.media.reader import MediaReader
+from vr1_jax.tools.world.model import tiny_config, write_model_directory
+from vr1_jax.tools.world.write import World, write_world
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 

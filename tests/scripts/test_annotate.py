@@ -168,7 +168,7 @@ def test_killed_it_goes_on(main, arguments, scripted, tmp_path):
 def test_a_config_file_is_read_and_overridden(main, arguments, scripted, tmp_path, capsys):
     (tmp_path / "config.py").write_text(
         "from pathlib import Path\n"
-        "from vr1_jax.annotation.config import AnnotateConfig\n"
+        "from vr1_jax.tools.annotate.config import AnnotateConfig\n"
         "def get_config():\n"
         "    return AnnotateConfig(*map(Path, ('a', 'b', 'c', 'd')), seed=7)\n"
     )

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from vr1_jax.data.frames import FrameBudget, ImageBudget
 from vr1_jax.data.presentation import Presentation, read_presentation, write_presentation
+from vr1_jax.media.frames import FrameBudget, ImageBudget
 from vr1_jax.weights.conversion import hf_to_flax
 
 PIXELS = 56 * 56
@@ -120,7 +120,7 @@ def test_generate(load_command, models, small_world, capsys):
 
 
 def test_annotate(models, asked, small_world, tmp_path):
-    from vr1_jax.annotation.config import load_annotate_config
+    from vr1_jax.tools.annotate.config import load_annotate_config
 
     files = ["--records", asked, "--media-root", small_world / "media", "--out", tmp_path / "cot.json"]
 
@@ -134,7 +134,7 @@ def test_annotate(models, asked, small_world, tmp_path):
     assert (told.prompt, told.frames.max_frames, told.frames.max_pixels) == ("fixed", 6, PIXELS)
     file = tmp_path / "config.py"
     file.write_text(
-        "from pathlib import Path\nfrom vr1_jax.annotation.config import AnnotateConfig\n"
+        "from pathlib import Path\nfrom vr1_jax.tools.annotate.config import AnnotateConfig\n"
         "def get_config():\n"
         "    paths = map(Path, 'mrdo')\n"
         "    return AnnotateConfig(*paths, positions='transformers5', samples=3)\n"

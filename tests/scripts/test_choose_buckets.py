@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tiny_world import write_source
 
-from vr1_jax.data.synthetic_model import tiny_config, write_model_directory
+from vr1_jax.tools.world.model import tiny_config, write_model_directory
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from tiny_world import BUCKETS, encoder_of, layout_of
 
-from vr1_jax.data.media import MediaReader
 from vr1_jax.data.pipeline import Batching, Pipeline
 from vr1_jax.data.record_file import RecordFile
 from vr1_jax.data.sources import Source
-from vr1_jax.data.synthetic import World, write_world
 from vr1_jax.data.tokenizer import load_tokenizer
+from vr1_jax.media.reader import MediaReader
+from vr1_jax.tools.world.write import World, write_world
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "inspect_record.py"
 

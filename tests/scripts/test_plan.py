@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from vr1_jax.data.synthetic_model import tiny_config
+from vr1_jax.tools.world.model import tiny_config
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 CONFIG = """
 from vr1_jax.config import DataConfig, TrainConfig
 from vr1_jax.data.collate import Bucket
-from vr1_jax.data.frames import FrameBudget
+from vr1_jax.media.frames import FrameBudget
 
 def get_config():
     frames = FrameBudget(max_frames=8, min_pixels=56 * 56, max_pixels=56 * 56)
@@ -58,7 +58,7 @@ def test_missing_data_is_told_and_no_obstacle(planned):
 
 
 def test_what_does_not_fit_fails(load_command, config, capsys, monkeypatch):
-    from vr1_jax.training import this_machine as here
+    from vr1_jax.tools.plan import this_machine as here
     from vr1_jax.training.targets import Device, Target
 
     machine = here.this_machine()

@@ -15,11 +15,11 @@ import tiny_state
 from tiny_state import EVERY_STEP, abstract_state, checkpoints, largest_file, one_device, same, state_at
 
 from vr1_jax import sharding
+from vr1_jax.config import CheckpointConfig
+from vr1_jax.errors import UserError
 from vr1_jax.models.qwen25vl import abstract_model
 from vr1_jax.training import checkpoint
-from vr1_jax.training.checkpoint import CheckpointConfig
 from vr1_jax.weights.array_store import StoredParameters
-from vr1_jax.weights.errors import CheckpointError
 from vr1_jax.weights.tree import parameter_shapes, parameters
 
 # Where a save fails, some of Orbax's writers end after the event loop that started them.
@@ -155,7 +155,7 @@ def test_of_a_loss_the_smallest_is_best(run, caplog):
 
 @pytest.mark.parametrize("name", ["", "-", "--loss", "reward accuracy"])
 def test_what_is_no_name_of_a_metric(name):
-    with pytest.raises(CheckpointError, match="best_metric is"):
+    with pytest.raises(UserError, match="best_metric is"):
         CheckpointConfig(best_metric=name)
 
 
@@ -167,7 +167,7 @@ def test_the_same_step_is_saved_once(run):
 
 
 def test_another_runs_checkpoints_are_not_overwritten(two_steps):
-    with checkpoints(two_steps) as saved, pytest.raises(CheckpointError, match="2: exists"):
+    with checkpoints(two_steps) as saved, pytest.raises(UserError, match="2: exists"):
         saved.save(state_at(2, one_device()), {}, {})
 
 
@@ -244,7 +244,7 @@ def test_only_damaged_ones_is_an_error_and_moves_nothing(spoiled):
         flip_byte(largest(spoiled / "checkpoints" / step / "params"))
     with (
         checkpoints(spoiled) as saved,
-        pytest.raises(CheckpointError, match=r"all .* damaged \(2, 1\)"),
+        pytest.raises(UserError, match=r"all .* damaged \(2, 1\)"),
     ):
         saved.restore(abstract_state(one_device()))
     assert present(spoiled) == ["1", "2"]
@@ -256,7 +256,7 @@ def test_a_failed_save_keeps_the_run_and_its_checkpoints(spoiled, caplog):
         saved.restore(abstract_state(mesh))
         with largest_file(10_000):
             saved.save(state_at(3, mesh), {"next": 3}, {})
-            with pytest.raises(CheckpointError, match="last checkpoint could not be saved"):
+            with pytest.raises(UserError, match="last checkpoint could not be saved"):
                 saved.wait()
         assert "step 3 was not saved" in caplog.text
         assert "newest checkpoint is that of step 2" in caplog.text
@@ -270,7 +270,7 @@ def test_a_failed_save_keeps_the_run_and_its_checkpoints(spoiled, caplog):
 
 
 def test_a_run_whose_last_save_failed_does_not_end_well(run):
-    with largest_file(10_000), pytest.raises(CheckpointError, match="could not be saved"):
+    with largest_file(10_000), pytest.raises(UserError, match="could not be saved"):
         save_all(run, [1])
 
 
@@ -285,7 +285,7 @@ def test_what_ended_the_run_is_the_error_to_see(run):
 
 
 def test_resume_under_another_config(two_steps):
-    with pytest.raises(CheckpointError) as refusal:
+    with pytest.raises(UserError) as refusal:
         restored_step(two_steps, seed=1, optimizer={"learning_rate": 2e-6}, grpo={"beta": 0.04})
     message = str(refusal.value)
     assert "grpo.beta (absent) -> 0.04; optimizer.learning_rate 1e-06 -> 2e-06; seed 0 -> 1" in message
@@ -299,13 +299,13 @@ def test_another_model_is_named(two_steps):
         lambda x: jax.ShapeDtypeStruct((*x.shape, 2), x.dtype, sharding=x.sharding) if x.shape else x,
         abstract_state(mesh),
     )
-    with checkpoints(two_steps) as saved, pytest.raises(CheckpointError, match="does not fit this model"):
+    with checkpoints(two_steps) as saved, pytest.raises(UserError, match="does not fit this model"):
         saved.restore(other)
 
 
 @pytest.mark.parametrize("field", ["every", "keep_last", "keep_best"])
 def test_settings_that_make_no_sense(field):
-    with pytest.raises(CheckpointError, match=field):
+    with pytest.raises(UserError, match=field):
         CheckpointConfig(**{field: -1})
 
 

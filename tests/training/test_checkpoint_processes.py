@@ -19,7 +19,7 @@ jax.distributed.initialize(f"127.0.0.1:{port}", 2, process)
 import numpy as np
 from tiny_state import abstract_state, checkpoints, largest_file, state_at
 from vr1_jax import sharding
-from vr1_jax.weights.errors import CheckpointError
+from vr1_jax.weights.errors import UserError
 from vr1_jax.training.stopping import stop_on_signal
 from vr1_jax.training.processes import end_if_several
 
@@ -38,7 +38,7 @@ with checkpoints(run) as saved, stop_on_signal() as stop_requested:
         try:
             saved.wait()
             raise AssertionError("saved what could not be written")
-        except CheckpointError as error:
+        except UserError as error:
             print(error, flush=True)
     saved.save(state_at(6, mesh), {"next": 6}, {})
     saved.wait()

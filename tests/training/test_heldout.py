@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 from tiny_runs import sft_config, write_small_world
 
-from vr1_jax.config import MeshConfig
+from vr1_jax.config import MeshConfig, OptimizerConfig, WatchConfig
 from vr1_jax.data.collate import Bucket
 from vr1_jax.data.pipeline import Batch
 from vr1_jax.training import heldout
 from vr1_jax.training.loop import train
-from vr1_jax.training.metrics import WatchConfig, read_metrics
-from vr1_jax.training.optimizer import OptimizerConfig
+from vr1_jax.training.metrics import read_metrics
 
 
 @pytest.fixture(scope="module")

@@ -10,16 +10,13 @@ import pytest
 from tiny_runs import rl_config, sft_config, write_small_world
 
 from vr1_jax import command_line
-from vr1_jax.config_files import ConfigError
+from vr1_jax.config import CheckpointConfig, OptimizerConfig, WatchConfig
 from vr1_jax.data.collate import Bucket
+from vr1_jax.errors import UsageError, UserError
 from vr1_jax.rl.advantages import GRPOConfig
 from vr1_jax.training import loop
-from vr1_jax.training.checkpoint import CheckpointConfig
-from vr1_jax.training.errors import TrainingError
 from vr1_jax.training.loop import train
-from vr1_jax.training.metrics import WatchConfig, read_metrics
-from vr1_jax.training.optimizer import OptimizerConfig
-from vr1_jax.weights.errors import CheckpointError
+from vr1_jax.training.metrics import read_metrics
 from vr1_jax.weights.loading import load_model
 
 
@@ -76,7 +73,7 @@ def test_a_finished_run_goes_on_to_more_steps_as_if_it_had_never_ended(world, tm
 
 
 def test_where_the_rate_has_an_end_that_must_be_moved_with_the_steps(world, sft, tmp_path):
-    with pytest.raises(ConfigError, match=r"steps 6 make 6 updates, .* cosine .* optimizer.total_steps 4"):
+    with pytest.raises(UsageError, match=r"steps 6 make 6 updates, .* cosine .* optimizer.total_steps 4"):
         sft_config(world, tmp_path / "run", steps=6)
     config = sft_config(world, tmp_path / "run", steps=2)
     train(dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, total_steps=2)))
@@ -86,7 +83,7 @@ def test_where_the_rate_has_an_end_that_must_be_moved_with_the_steps(world, sft,
 
 
 def test_a_run_says_how_it_differs_from_the_presets(world, tmp_path, caplog):
-    with caplog.at_level("INFO", "vr1_jax"), pytest.raises(ConfigError):
+    with caplog.at_level("INFO", "vr1_jax"), pytest.raises(UsageError):
         train(sft_config(world, tmp_path / "run", model="nowhere", sft_aggregation="sequence"))
     for line in (
         "sft_aggregation sequence: paper and fixed token",
@@ -97,7 +94,7 @@ def test_a_run_says_how_it_differs_from_the_presets(world, tmp_path, caplog):
 
 
 def test_resume_under_another_config_is_refused(world, sft):
-    with pytest.raises(CheckpointError, match=r"prompts_per_step 4 -> 8"):
+    with pytest.raises(UserError, match=r"prompts_per_step 4 -> 8"):
         train(sft_config(world, sft, prompts_per_step=8))
 
 
@@ -162,7 +159,7 @@ def test_a_run_that_learns_nothing_ends_in_one_line(world, tmp_path, monkeypatch
 
     monkeypatch.setattr(loop, "sft_step", not_finite)
     config = sft_config(world, tmp_path / "run", stop_after_skips=3)
-    with pytest.raises(TrainingError, match="step 0: loss or gradient was not finite 3 steps in a row"):
+    with pytest.raises(UserError, match="step 0: loss or gradient was not finite 3 steps in a row"):
         train(config)
     assert command_line.run("train", lambda: train(config)) == 1
 
@@ -201,7 +198,7 @@ def test_answers_cut_off_are_counted_penalised_and_masked(world, sft, plain_rl, 
 )
 def test_options_that_cannot_work_are_refused(world, sft, tmp_path, changes, message):
     grpo = dataclasses.replace(GRPOConfig.paper(), **changes["grpo"])
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(UsageError, match=message):
         rl_config(world, sft, tmp_path / "run", **changes | {"grpo": grpo})
 
 
@@ -232,6 +229,6 @@ def test_what_cannot_work_is_refused_before_anything_is_loaded(world, tmp_path, 
     def run():
         train(dataclasses.replace(config, **{**changes, "data": data}))
 
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(UsageError, match=message):
         run()
     assert not (tmp_path / "run").exists()

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from vr1_jax.training.metrics import MetricsLog, WatchConfig, read_metrics
+from vr1_jax.config import WatchConfig
+from vr1_jax.training.metrics import MetricsLog, read_metrics
 
 
 class Sink:

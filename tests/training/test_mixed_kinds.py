@@ -11,11 +11,10 @@ import pytest
 from killed_run import ROOT, shared_memory
 from tiny_runs import rl_config, sft_config, write_small_world
 
-from vr1_jax.config import MeshConfig
+from vr1_jax.config import MeshConfig, OptimizerConfig
 from vr1_jax.data.collate import Bucket
 from vr1_jax.training.loop import train
 from vr1_jax.training.metrics import read_metrics
-from vr1_jax.training.optimizer import OptimizerConfig
 
 # A text has no slices; a bucket may leave room for some all the same.
 NO_PIXELS, SOME_PIXELS = Bucket(0, 0, 192), Bucket(1, 4, 192)

@@ -13,12 +13,14 @@ from tiny_state import checkpoints, same, tiny_config
 from transformers import optimization
 from transformers.trainer_pt_utils import get_parameter_names
 
+from vr1_jax.config import OptimizerConfig
+from vr1_jax.errors import UsageError
 from vr1_jax.models import qwen25vl
 from vr1_jax.models.config import parse_hf_config
 from vr1_jax.models.published import PUBLISHED
 from vr1_jax.sharding import TRAIN_RULES, abstract, make_mesh, reshard, shardings
 from vr1_jax.training.moments import decode, encode
-from vr1_jax.training.optimizer import OptimizerConfig, OptimizerError, is_decayed, learning_rate, make_optimizer
+from vr1_jax.training.optimizer import is_decayed, learning_rate, make_optimizer
 from vr1_jax.training.steps import init_state, sft_step
 from vr1_jax.types import Supervised, blank_prompt
 from vr1_jax.weights.mapping import published_name, rules
@@ -143,7 +145,7 @@ def test_upstream_decays_what_its_trainer_decayed():
     ],
 )
 def test_settings_that_make_no_sense_are_refused_by_name(wrong):
-    with pytest.raises(OptimizerError, match=next(iter(wrong))):
+    with pytest.raises(UsageError, match=next(iter(wrong))):
         OptimizerConfig(**wrong)
 
 

@@ -11,12 +11,12 @@ import pytest
 from paper_mix import write_paper_mix
 
 from vr1_jax.config import load_config
-from vr1_jax.data.frames import MAX_ASPECT_RATIO, frame_size, smart_resize
 from vr1_jax.data.layout import PromptLayout
 from vr1_jax.data.quarantine import Quarantine
-from vr1_jax.data.synthetic_model import tiny_config
 from vr1_jax.data.tokenizer import load_tokenizer
+from vr1_jax.media.frames import MAX_ASPECT_RATIO, frame_size, smart_resize
 from vr1_jax.models.config import parse_hf_config
+from vr1_jax.tools.world.model import tiny_config
 from vr1_jax.training import setup
 from vr1_jax.training.bucket_check import largest_media
 from vr1_jax.training.loop import train

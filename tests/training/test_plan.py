@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from tiny_runs import rl_config, sft_config, write_small_world
 
-from vr1_jax.config_files import ConfigError
+from vr1_jax.config import WatchConfig
 from vr1_jax.data.collate import Bucket
-from vr1_jax.data.synthetic_model import tiny_config
+from vr1_jax.errors import UsageError
 from vr1_jax.models.config import parse_hf_config
 from vr1_jax.models.flops import count_parameters
 from vr1_jax.models.published import PUBLISHED, size_in_name
@@ -18,11 +18,11 @@ from vr1_jax.rl import experience
 from vr1_jax.rl.advantages import GRPOConfig
 from vr1_jax.rl.logprobs import TokenScores
 from vr1_jax.sharding import batch_sharding
+from vr1_jax.tools.plan.plan import Assumptions, Need, Parts, Plan, make_plan, planned_model, report
+from vr1_jax.tools.plan.programs import Outline, bytes_per_device, programs
+from vr1_jax.tools.world.model import tiny_config
 from vr1_jax.training import loop, setup
-from vr1_jax.training.metrics import WatchConfig
-from vr1_jax.training.plan import Assumptions, Need, Parts, Plan, make_plan, planned_model, report
-from vr1_jax.training.programs import Outline, bytes_per_device, programs
-from vr1_jax.training.targets import Device, Target, TargetError, find_target
+from vr1_jax.training.targets import Device, Target, find_target
 from vr1_jax.types import Completion
 
 MACHINE = Target("test", Device("test", 16e9, 1e12, 1e12), 8)
@@ -66,7 +66,7 @@ def test_published_dimensions_are_those_of_the_config_files(shared_data):
 def test_a_model_without_config_and_without_size_is_refused(tmp_path):
     config = sft_config(tmp_path, tmp_path / "run")
     assert planned_model(dataclasses.replace(config, model="runs/sft_7b")) == (PUBLISHED["7B"], "published 7B")
-    with pytest.raises(ConfigError, match=r"model: .*tiny: no config.json.*3B, 7B"):
+    with pytest.raises(UsageError, match=r"model: .*tiny: no config.json.*3B, 7B"):
         planned_model(config)
 
 
@@ -81,7 +81,7 @@ def test_targets(name, device, count):
 
 @pytest.mark.parametrize("name", ["a100-8", "v5px8", "v5p-3", "a100x0", "gpu", ""])
 def test_targets_that_do_not_exist_are_refused(name):
-    with pytest.raises(TargetError, match=f"--target {name}: "):
+    with pytest.raises(UsageError, match=f"--target {name}: "):
         find_target(name)
 
 

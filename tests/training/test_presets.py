@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from vr1_jax.config import load_config
+from vr1_jax.tools.presets import PRESETS, list_differences, preset_settings, settings, shown
 from vr1_jax.training.optimizer import learning_rate
-from vr1_jax.training.presets import PRESETS, list_differences, preset_settings, settings, shown
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIGS = sorted(path.stem for path in (REPOSITORY / "configs").glob("*.py"))

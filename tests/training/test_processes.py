@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from tiny_runs import rl_config, sft_config, write_small_world
 
-from vr1_jax.config import MeshConfig
+from vr1_jax.config import MeshConfig, WatchConfig
 from vr1_jax.training.loop import train
-from vr1_jax.training.metrics import WatchConfig, read_metrics
+from vr1_jax.training.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = """

@@ -9,12 +9,11 @@ import pytest
 from killed_run import write_model
 from tiny_runs import rl_config, sft_config, write_small_world
 
-from vr1_jax.config_files import ConfigError
+from vr1_jax.config import WatchConfig
 from vr1_jax.data.presentation import Presentation
+from vr1_jax.errors import UsageError, UserError
 from vr1_jax.sharding import make_mesh
 from vr1_jax.training import run_directory, setup
-from vr1_jax.training.errors import TrainingError
-from vr1_jax.training.metrics import WatchConfig
 from vr1_jax.training.rollouts import ROLLOUTS, forget_rollouts
 
 HOLD = """
@@ -45,7 +44,7 @@ def test_two_processes_cannot_run_one_run(tmp_path):
         [sys.executable, "-c", HOLD, str(run)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     holder.stdout.readline()
-    refused = pytest.raises(TrainingError, match=rf"run: process {holder.pid} on .* is running it")
+    refused = pytest.raises(UserError, match=rf"run: process {holder.pid} on .* is running it")
     with refused, run_directory.locked(run):
         pass
     holder.kill()  # the kernel frees what it held
@@ -64,13 +63,13 @@ def test_what_a_run_began_from_is_kept_apart_from_what_came_of_it(model, tmp_pat
     run_directory.begin(run, model, Presentation())
     assert run_directory.origin_step(run, model) == 0
     (steps / "0").rename(steps / "0.gone")
-    with pytest.raises(TrainingError, match=r"model: what .*run began from is gone; .* no step 0; there are 5"):
+    with pytest.raises(UserError, match=r"model: what .*run began from is gone; .* no step 0; there are 5"):
         run_directory.origin_step(run, model)
     (steps / "5").rename(steps / "0")
     assert run_directory.origin_step(run, model) == 0  # a copy is as good
     largest = max((steps / "0/params").rglob("*"), key=lambda path: path.stat().st_size)
     largest.write_bytes(largest.read_bytes()[:-1] + b"?")
-    with pytest.raises(TrainingError, match=r"step 0 of .*model is not what it was when .*run began"):
+    with pytest.raises(UserError, match=r"step 0 of .*model is not what it was when .*run began"):
         run_directory.origin_step(run, model)
 
 
@@ -126,12 +125,12 @@ def test_what_cannot_be_watched_is_refused_at_start(world, tmp_path, monkeypatch
     monkeypatch.setattr(setup.importlib.util, "find_spec", lambda name: None)
     config = sft_config(world, tmp_path / "run")
     data = dataclasses.replace(config.data, **({"heldout": ()} if "heldout" in changes else {}))
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(UsageError, match=message):
         setup.check_files(dataclasses.replace(config, watch=changes["watch"], data=data))
 
 
 def test_a_run_is_not_its_own_model(world, model):
-    with pytest.raises(ConfigError, match="is the model's own directory"):
+    with pytest.raises(UsageError, match="is the model's own directory"):
         setup.check_files(rl_config(world, model, model))
 
 

@@ -7,9 +7,9 @@ import pytest
 from published_models import ASSETS, differences, halves, in_transformers_spelling, shard, tensors_of
 
 import vr1_jax
+from vr1_jax.errors import UsageError, UserError
 from vr1_jax.weights import array_store, checkpoint_dir, tree
 from vr1_jax.weights.conversion import flax_to_hf, hf_to_flax
-from vr1_jax.weights.errors import CheckpointError, OutputError
 
 
 def there_and_back(source, tmp_path, dtype=None, **export):
@@ -105,7 +105,7 @@ def test_narrowing_past_the_range_of_float16_is_refused(altered, tmp_path):
     key = "model.layers.1.mlp.up_proj.weight"
     source = altered(lambda tensors: tensors | {key: tensors[key] * np.asarray(1e6, tensors[key].dtype)})
     hf_to_flax(source, tmp_path / "ours")
-    with pytest.raises(CheckpointError, match=f"{key}.*float16"):
+    with pytest.raises(UserError, match=f"{key}.*float16"):
         flax_to_hf(tmp_path / "ours", tmp_path / "narrow", dtype="float16")
     assert [path.name for path in tmp_path.iterdir() if "narrow" in path.name] == []
 
@@ -131,6 +131,6 @@ def test_a_step_of_a_run_is_exported(published, tmp_path):
         flax_to_hf(run, tmp_path / str(step), step=step)
         assert differences(published(), tmp_path / str(step)) == []
     flax_to_hf(run, tmp_path / "latest")
-    with pytest.raises(OutputError, match="holds other files"):
+    with pytest.raises(UsageError, match="holds other files"):
         hf_to_flax(published(), run, force=True)  # a run is never replaced
     assert checkpoint_dir.steps(run) == [3, 12]

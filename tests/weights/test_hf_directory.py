@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from published_models import halves, in_transformers_spelling, shard, tensors_of
 
+from vr1_jax.errors import UserError
 from vr1_jax.weights import mapping
-from vr1_jax.weights.errors import CheckpointError
 from vr1_jax.weights.hf_directory import HFDirectory, Tensor
 
 UP = "model.layers.1.mlp.up_proj.weight"
@@ -16,7 +16,7 @@ INDEX = "model.safetensors.index.json"
 
 
 def refused(directory, *words):
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises(UserError) as caught:
         HFDirectory(directory)
     message = str(caught.value)
     assert "\n" not in message

@@ -12,10 +12,10 @@ from safetensors.numpy import save_file
 
 import vr1_jax
 from vr1_jax import sharding
+from vr1_jax.errors import UsageError, UserError
 from vr1_jax.models.qwen25vl import abstract_model
 from vr1_jax.weights import array_store, blocks, checkpoint_dir, loading, mapping, tree
 from vr1_jax.weights.conversion import hf_to_flax
-from vr1_jax.weights.errors import CheckpointError
 from vr1_jax.weights.hf_directory import HFDirectory
 
 MESHES = [{"fsdp": 8}, {"fsdp": 4, "tensor": 2}, {"fsdp": 2, "tensor": 4}, {"data": 2, "fsdp": 2, "tensor": 2}]
@@ -72,7 +72,7 @@ def test_other_rules_place_otherwise(published):
 
 
 def test_heads_that_do_not_divide_are_refused(published):
-    with pytest.raises(sharding.ShardingError, match="4 kv heads"):
+    with pytest.raises(UsageError, match="4 kv heads"):
         vr1_jax.load_model(published(), mesh=sharding.make_mesh(fsdp=1, tensor=8))
 
 
@@ -148,7 +148,7 @@ def test_a_run_directory_from_another_mesh(published, run, context):
     for layer in range(3):
         block = source.read(up, (slice(layer, layer + 1), *blocks.everything(shapes[up][1:])), np.dtype("float32"))
         np.testing.assert_array_equal(block[0], original.text.layers.up[layer] * 10)
-    with pytest.raises(CheckpointError, match="no step 7; there are 5, 10"):
+    with pytest.raises(UserError, match="no step 7; there are 5, 10"):
         vr1_jax.load_model(root, step=7)
 
 
@@ -166,7 +166,7 @@ def test_damage_is_noticed(converted, tmp_path):
         shutil.rmtree(tmp_path / "model", ignore_errors=True)
         shutil.copytree(converted, tmp_path / "model")
         change(tmp_path / "model")
-        with pytest.raises(CheckpointError) as caught:
+        with pytest.raises(UserError) as caught:
             vr1_jax.load_model(tmp_path / "model")
         return str(caught.value)
 
@@ -181,11 +181,11 @@ def test_damage_is_noticed(converted, tmp_path):
 
 
 def test_paths_that_are_no_model(tmp_path, published):
-    with pytest.raises(CheckpointError, match="no such directory"):
+    with pytest.raises(UserError, match="no such directory"):
         vr1_jax.load_model(tmp_path / "nothing")
-    with pytest.raises(CheckpointError, match="neither a Hugging Face model"):
+    with pytest.raises(UserError, match="neither a Hugging Face model"):
         vr1_jax.load_model(tmp_path)
-    with pytest.raises(CheckpointError, match="no steps"):
+    with pytest.raises(UserError, match="no steps"):
         vr1_jax.load_model(published(), step=3)
 
 

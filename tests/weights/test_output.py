@@ -3,9 +3,9 @@ import os
 
 import pytest
 
+from vr1_jax.errors import UsageError
+from vr1_jax.files import out_of_space, whole_directory
 from vr1_jax.weights import output
-from vr1_jax.weights.errors import OutputError
-from vr1_jax.weights.output import out_of_space, whole_directory
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_failure_of_the_last_rename_keeps_the_old(opened, tmp_path, monkeypatch)
 
 def test_existing_needs_force(opened, tmp_path):
     (tmp_path / "out").mkdir()
-    with pytest.raises(OutputError, match="--force"), opened():
+    with pytest.raises(UsageError, match="--force"), opened():
         pass
     with opened(force=True) as directory:
         (directory / "new").touch()
@@ -84,25 +84,25 @@ def test_existing_needs_force(opened, tmp_path):
 
 def test_force_never_replaces_what_it_does_not_know(opened, tmp_path):
     (tmp_path / "out").mkdir()
-    with pytest.raises(OutputError, match="other files"), opened(force=True, replaceable=lambda path: False):
+    with pytest.raises(UsageError, match="other files"), opened(force=True, replaceable=lambda path: False):
         pass
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="other files"), opened(force=True, out="file"):
+    with pytest.raises(UsageError, match="other files"), opened(force=True, out="file"):
         pass
     (tmp_path / "link").symlink_to(tmp_path / "out")
-    with pytest.raises(OutputError, match="other files"), opened(force=True, out="link"):
+    with pytest.raises(UsageError, match="other files"), opened(force=True, out="link"):
         pass
 
 
 @pytest.mark.parametrize("source", ["out", "out/inside", "out/../out"])
 def test_force_never_replaces_the_source(opened, tmp_path, source):
     (tmp_path / "out" / "inside").mkdir(parents=True)
-    with pytest.raises(OutputError, match="being converted"), opened(force=True, source=source):
+    with pytest.raises(UsageError, match="being converted"), opened(force=True, source=source):
         pass
 
 
 def test_space_is_checked_first(opened, tmp_path, monkeypatch):
-    with pytest.raises(OutputError, match=r"needs 1000000.1 GB, its disk has \d"), opened(bytes_needed=10**15):
+    with pytest.raises(UsageError, match=r"needs 1000000.1 GB, its disk has \d"), opened(bytes_needed=10**15):
         pass
     assert names(tmp_path) == []
 

@@ -8,13 +8,14 @@ from collections import Counter
 
 import numpy as np
 
-from vr1_jax.data.cache import CachedMedia
 from vr1_jax.data.collate import DoesNotFit, collate, collate_answers, require_fit
 from vr1_jax.data.encode import Encoded, Encoder, Media, ShuffleBy, shuffled_patches, shuffled_slots
 from vr1_jax.data.layout import PromptLayout, mrope_positions
 from vr1_jax.data.order import Order
 from vr1_jax.data.quarantine import Refusal, RefusedErrors
-from vr1_jax.data.sources import DataError, Group, Records
+from vr1_jax.data.sources import Group, Records
+from vr1_jax.errors import UserError
+from vr1_jax.media.cache import CachedMedia
 
 MAX_TRIES = 200  # with half of all records bad, a place stays empty once in 10^60
 
@@ -84,7 +85,7 @@ class Assembler:
             refusals[record] = self._refused[record]
             tried[refusals[record].reason] += 1
         reasons = ", ".join(f"{reason} {count}" for reason, count in tried.most_common()) or "all known"
-        raise DataError(f"{MAX_TRIES} records of kind {group.kind} in a row cannot be used ({reasons})")
+        raise UserError(f"{MAX_TRIES} records of kind {group.kind} in a row cannot be used ({reasons})")
 
     def _encode(self, record: int, group: Group) -> Encoded:
         source, index = self.records.locate(record)

@@ -7,8 +7,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from vr1_jax.data.frames import MediaError
-from vr1_jax.data.isolation import IsolatedProcess, serve
+from vr1_jax.media.frames import MediaError
+from vr1_jax.media.isolation import IsolatedProcess, serve
 
 DEADLINE_SECONDS = 10.0  # published templates take milliseconds
 MEMORY_BYTES = 4 << 30

@@ -13,7 +13,11 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from vr1_jax.data.collate import EncodedPrompt
-from vr1_jax.data.frames import (
+from vr1_jax.data.layout import VisualBlock
+from vr1_jax.data.prompts import FIXED, LossOn, PromptStyle, SupervisedTokens, encode_prompt, encode_supervised
+from vr1_jax.data.records import Sample
+from vr1_jax.data.tokenizer import ChatTokenizer
+from vr1_jax.media.frames import (
     IMAGE_BUDGET,
     TRAINING_BUDGET,
     FrameBudget,
@@ -23,11 +27,7 @@ from vr1_jax.data.frames import (
     patchify,
     shuffle_order,
 )
-from vr1_jax.data.layout import VisualBlock
-from vr1_jax.data.prompts import FIXED, LossOn, PromptStyle, SupervisedTokens, encode_prompt, encode_supervised
-from vr1_jax.data.records import Sample
-from vr1_jax.data.tokenizer import ChatTokenizer
-from vr1_jax.data.video import Clip
+from vr1_jax.media.video import Clip
 
 GEOMETRY = VisualGeometry()
 ShuffleBy = Literal["frames", "slices"]

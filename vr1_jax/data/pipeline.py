@@ -30,11 +30,12 @@ import numpy as np
 from vr1_jax.data.assemble import Assembler
 from vr1_jax.data.collate import Bucket
 from vr1_jax.data.encode import Encoder, Media, ShuffleBy
-from vr1_jax.data.isolation import end_with_parent
 from vr1_jax.data.layout import PromptLayout
 from vr1_jax.data.order import Order
 from vr1_jax.data.quarantine import Refusal
-from vr1_jax.data.sources import DataError, Group, Kind, Records, Selection, Source, fingerprint, group_records
+from vr1_jax.data.sources import Group, Kind, Records, Selection, Source, fingerprint, group_records
+from vr1_jax.errors import UserError
+from vr1_jax.media.isolation import end_with_parent
 
 ENDLESS = 1 << 40
 
@@ -59,9 +60,9 @@ class Batching:
 
     def __post_init__(self):
         if self.rows < 1:
-            raise DataError(f"a batch of {self.rows} rows")
+            raise UserError(f"a batch of {self.rows} rows")
         if self.weights is not None and (min(self.weights.values()) < 0 or sum(self.weights.values()) <= 0):
-            raise DataError(f"weights must be positive, got {dict(self.weights)}")
+            raise UserError(f"weights must be positive, got {dict(self.weights)}")
 
 
 @dataclass(frozen=True)
@@ -112,11 +113,11 @@ class Pipeline:
         shard_count: int = 1,
     ):
         if not 0 <= shard_index < shard_count:
-            raise DataError(f"process {shard_index} of {shard_count}")
+            raise UserError(f"process {shard_index} of {shard_count}")
         if batching.rows % shard_count:
-            raise DataError(f"{batching.rows} rows do not divide among {shard_count} processes")
+            raise UserError(f"{batching.rows} rows do not divide among {shard_count} processes")
         if (batching.answer_tokens is None) != (encoder.supervised is None):
-            raise DataError("answer_tokens and the encoder's supervised go together")
+            raise UserError("answer_tokens and the encoder's supervised go together")
         _check_buckets(batching, layout)
         self.records = Records(sources)
         kinds, copies, self.unreadable = self.records.survey(batching.selection, batching.seed)
@@ -157,7 +158,7 @@ class Pipeline:
         step = 0
         if start is not None:
             if start.get("order") != self._fingerprint:
-                raise DataError(
+                raise UserError(
                     "the saved position belongs to other records, buckets or batch settings; "
                     "restore them, or start the data from the beginning"
                 )
@@ -243,14 +244,14 @@ class Batches(Iterator[Batch]):
 def _check_buckets(batching: Batching, layout: PromptLayout) -> None:
     for bucket in (bucket for buckets in batching.buckets.values() for bucket in buckets):
         if bucket.patches % layout.merge**2:
-            raise DataError(f"a bucket of {bucket}: patches must be a multiple of {layout.merge**2}")
+            raise UserError(f"a bucket of {bucket}: patches must be a multiple of {layout.merge**2}")
 
 
 def _shares(groups: Sequence[Group], weights: Mapping[Kind, float]) -> list[float]:
     """Each group's part of the steps: its kind's, spread by the number of records."""
     counts = {kind: sum(len(g.records) for g in groups if g.kind == kind) for kind in {g.kind for g in groups}}
     if lacking := sorted(kind for kind, weight in weights.items() if weight > 0 and kind not in counts):
-        raise DataError(f"image_share wants {', '.join(lacking)} records, and there are none")
+        raise UserError(f"image_share wants {', '.join(lacking)} records, and there are none")
     share = {kind: count / sum(counts.values()) for kind, count in counts.items()}
     weighted = sum(share.get(kind, 0.0) for kind in weights)
     share |= {kind: weighted * weight / sum(weights.values()) for kind, weight in weights.items()}

@@ -11,16 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from vr1_jax.data.frames import EVALUATION_BUDGET, IMAGE_BUDGET, TRAINING_BUDGET, FrameBudget, ImageBudget
 from vr1_jax.data.layout import PositionRule, TimeSpacing
 from vr1_jax.data.prompts import Preset, PromptStyle, Stage, prompt_style
-from vr1_jax.json_files import read_object
+from vr1_jax.errors import UserError
+from vr1_jax.files import read_json
+from vr1_jax.media.frames import EVALUATION_BUDGET, IMAGE_BUDGET, TRAINING_BUDGET, FrameBudget, ImageBudget
 
 FILE = "presentation.json"
-
-
-class PresentationError(ValueError):
-    """A file that does not say how records are presented; the message names the field."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +75,9 @@ def read_presentation(assets: Path) -> Presentation:
     if not path.is_file():
         return Presentation()
     try:
-        return _decode(Presentation, read_object(path), "")
+        return _decode(Presentation, read_json(path), "")
     except ValueError as error:
-        raise PresentationError(f"{path}: {error}") from error
+        raise UserError(f"{path}: {error}") from error
 
 
 def write_presentation(assets: Path, presentation: Presentation) -> None:

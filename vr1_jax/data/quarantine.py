@@ -14,15 +14,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vr1_jax.data.collate import DoesNotFit
-from vr1_jax.data.frames import MediaError
 from vr1_jax.data.layout import LayoutError
 from vr1_jax.data.records import RecordError, Sample
+from vr1_jax.errors import UserError
+from vr1_jax.media.frames import MediaError
 
 RefusedErrors = (RecordError, MediaError, DoesNotFit, LayoutError)
-
-
-class QuarantineError(RuntimeError):
-    """Too many bad records, or a quarantine file that cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,7 @@ def _reason(error: Exception) -> str:
 class Quarantine:
     """The refused records of a run, in `path` where one is given, and beside it those of other processes.
 
-    Once this process has tried `minimum` records, more than `max_share` refused ones raise QuarantineError.
+    Once this process has tried `minimum` records, more than `max_share` refused ones raise UserError.
     """
 
     def __init__(
@@ -117,7 +114,7 @@ class Quarantine:
             return
         reasons = ", ".join(f"{reason} {count}" for reason, count in self.counts.most_common())
         where = f"; see {self.path}" if self.path is not None else ""
-        raise QuarantineError(
+        raise UserError(
             f"{refused} of {tried} records cannot be used, the limit is {self.max_share:.1%}: {reasons}{where}"
         )
 
@@ -144,5 +141,5 @@ def _read(path: Path) -> list[Refusal]:
         try:
             refusals.append(Refusal(**json.loads(line)))
         except (ValueError, TypeError) as error:
-            raise QuarantineError(f"{path}: line {number} is no refusal ({error}); mend or delete it") from None
+            raise UserError(f"{path}: line {number} is no refusal ({error}); mend or delete it") from None
     return refusals

@@ -28,6 +28,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+from vr1_jax.errors import UserError
+
 DATA_TYPES = {"image": "image", "video": "video", "frame": "frames", "text": "text"}
 PROBLEM_TYPES = ("multiple choice", "numerical", "OCR", "free-form", "regression")
 KNOWN_FIELDS = frozenset(
@@ -46,7 +48,7 @@ KNOWN_FIELDS = frozenset(
 )
 
 
-class RecordError(ValueError):
+class RecordError(UserError):
     """A record, its media path or its file cannot be used; the message says which, where and why."""
 
     def __init__(self, reason: str, field: str | None = None, index: int | None = None, file: str | None = None):

@@ -12,11 +12,11 @@ import numpy as np
 
 from vr1_jax.data.ahead import work_ahead
 from vr1_jax.data.encode import Encoder
-from vr1_jax.data.frames import MediaError
-from vr1_jax.data.probe import Prober, grid
 from vr1_jax.data.prompts import encode_prompt
 from vr1_jax.data.records import RecordError
 from vr1_jax.data.sources import Kind, Records, kind_of
+from vr1_jax.media.frames import MediaError
+from vr1_jax.media.probe import Prober, grid
 
 UNKNOWN = -1
 AHEAD = 256  # of 260,000 records: small things, but not all at once

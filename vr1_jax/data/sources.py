@@ -17,15 +17,12 @@ from vr1_jax.data.collate import Bucket, DoesNotFit
 from vr1_jax.data.quarantine import Refusal
 from vr1_jax.data.record_file import RecordFile
 from vr1_jax.data.records import RecordError, Sample
+from vr1_jax.errors import UserError
 
 Kind = Literal["image", "video", "text"]
 KINDS: tuple[Kind, ...] = ("image", "video", "text")
 UNUSED = -1
 SELECTION = 3  # what a stream of random numbers is for, see `order`
-
-
-class DataError(RuntimeError):
-    """The records and the settings do not make batches; the message says why and what to do."""
 
 
 def kind_of(sample: Sample) -> Kind:
@@ -53,19 +50,19 @@ class Selection:
         """How often each record stands in a pass."""
         if unknown := sorted(self.weights.keys() - set(sources)):
             there = ", ".join(repr(source) for source in sorted(set(sources) - {None})[:_SHOWN_SOURCES])
-            raise DataError(f"data.source_weights names {unknown[0]!r}; the records' data_source is {there}")
+            raise UserError(f"data.source_weights names {unknown[0]!r}; the records' data_source is {there}")
         chance = np.random.default_rng([seed, SELECTION]).random(len(sources))
         copies = np.floor([self.weights.get(source, 1.0) for source in sources] + chance).astype(np.int64)
         if self.pass_rate is not None:
             low, high = self.pass_rate
             known = np.array(rates, np.float64)  # None becomes nan, which lies nowhere
             if np.isnan(known).all():
-                raise DataError(
+                raise UserError(
                     "data.pass_rate is set, and no record has a pass_rate; scripts/annotate.py adds it"
                 )
             copies[~((low <= known) & (known <= high))] = 0
         if not copies.any():
-            raise DataError("data.source_weights and data.pass_rate leave no record")
+            raise UserError("data.source_weights and data.pass_rate leave no record")
         return copies
 
 
@@ -126,14 +123,14 @@ def group_records(
     """Each record in the cheapest bucket of its kind that holds it, and those too large for all of them."""
     groups, refusals = [], []
     if sizes is not None and sizes.shape != (len(records), 3):
-        raise DataError(f"sizes of {len(sizes)} records for {len(records)}: run choose_buckets --sizes again")
+        raise UserError(f"sizes of {len(sizes)} records for {len(records)}: run choose_buckets --sizes again")
     for number, kind in enumerate(KINDS):
         members = np.flatnonzero(kinds == number)
         choice = sorted(buckets.get(kind, ()), key=cost)
         if len(members) and not choice:
-            raise DataError(f"{len(members)} records are of kind {kind}, and no bucket is: add one")
+            raise UserError(f"{len(members)} records are of kind {kind}, and no bucket is: add one")
         if len(choice) > 1 and sizes is None:
-            raise DataError(f"{len(choice)} buckets for {kind} need the records' sizes")
+            raise UserError(f"{len(choice)} buckets for {kind} need the records' sizes")
         for bucket in choice:
             held = np.ones(len(members), bool)
             if sizes is not None:  # unknown sizes are -1: such a record meets its refusal when it is decoded
@@ -143,7 +140,7 @@ def group_records(
             members = members[~held]
         refusals += [_too_large(records, int(record), Bucket(*sizes[record].tolist())) for record in members]
     if not groups:
-        raise DataError("no record can be used")
+        raise UserError("no record can be used")
     return groups, refusals
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from vr1_jax.data.chat_template import ChatTemplate, TemplateError
-from vr1_jax.json_files import read_object
+from vr1_jax.errors import UserError
+from vr1_jax.files import read_json
 
 # Stands for the n-th text while the template is rendered: private-use characters that no template contains.
 MARK = "\ue000{}\ue001"
@@ -25,10 +26,6 @@ JSON_FILES = (
     "chat_template.json",
     "generation_config.json",
 )
-
-
-class TokenizerError(ValueError):
-    """A tokenizer directory or chat template that cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +45,12 @@ class ChatTokenizer:
         """Ids that the model does not know would be read as other tokens, silently."""
         ours, theirs = (self.image_token, self.video_token), (model_config.image_token, model_config.video_token)
         if ours != theirs:
-            raise TokenizerError(
+            raise UserError(
                 f"{self.hf.name_or_path}: the tokenizer's image and video tokens are {ours}, config.json says "
                 f"{theirs}: the two belong to different models"
             )
         if (largest := max(self.hf.get_vocab().values())) >= model_config.text.vocab:
-            raise TokenizerError(
+            raise UserError(
                 f"{self.hf.name_or_path}: the tokenizer has a token {largest}, the model's vocabulary only "
                 f"{model_config.text.vocab} tokens: the two belong to different models"
             )
@@ -79,9 +76,9 @@ class ChatTokenizer:
         try:
             rendered = self.template.render(marked, generate)
         except TemplateError as error:
-            raise TokenizerError(str(error)) from error
+            raise UserError(str(error)) from error
         if sorted(re.findall(MARK_PATTERN, rendered)) != sorted(str(n) for n in range(len(texts))):
-            raise TokenizerError("the chat template drops, repeats or alters the text of a message")
+            raise UserError("the chat template drops, repeats or alters the text of a message")
 
         tokens, counts = [], list(visual_tokens)
         # The pattern's group makes the special tokens the odd items of the split.
@@ -94,11 +91,11 @@ class ChatTokenizer:
             repeats = 1
             if token in (self.image_token, self.video_token):
                 if not counts:
-                    raise TokenizerError("the conversation has more images and videos than visual token counts")
+                    raise UserError("the conversation has more images and videos than visual token counts")
                 repeats = counts.pop(0)
             tokens += [token] * repeats
         if counts:
-            raise TokenizerError("the conversation has fewer images and videos than visual token counts")
+            raise UserError("the conversation has fewer images and videos than visual token counts")
         return tokens
 
 
@@ -122,29 +119,27 @@ def load_tokenizer(directory: str | Path) -> ChatTokenizer:
     """From a model directory in Hugging Face format; nothing is downloaded and no code of it is run."""
     directory = Path(directory)
     if not (directory / "tokenizer.json").is_file():
-        raise TokenizerError(f"{directory}: no tokenizer.json; --model and --tokenizer take a model directory")
-    files = {name: _read_json(directory / name) for name in JSON_FILES}
+        raise UserError(f"{directory}: no tokenizer.json; --model and --tokenizer take a model directory")
+    files = {name: read_json(p) if (p := directory / name).is_file() else {} for name in JSON_FILES}
     hf = _transformers_tokenizer(directory)
     special = {str(token): id for id, token in hf.added_tokens_decoder.items() if token.special}
     for name in ("<|image_pad|>", "<|video_pad|>"):
         if name not in special:
-            raise TokenizerError(
-                f"{directory}: the tokenizer has no special token {name}; is it a Qwen2.5-VL model?"
-            )
+            raise UserError(f"{directory}: the tokenizer has no special token {name}; is it a Qwen2.5-VL model?")
     template = hf.chat_template or files["chat_template.json"].get("chat_template")
     for name, value in (
         ("chat_template", template),
         *((n, getattr(hf, n)) for n in ("pad_token_id", "eos_token_id")),
     ):
         if value is None:
-            raise TokenizerError(f"{directory}: the tokenizer has no {name}")
+            raise UserError(f"{directory}: the tokenizer has no {name}")
     if not isinstance(template, str):
-        raise TokenizerError(f"{directory}: chat_template is not a text")
+        raise UserError(f"{directory}: chat_template is not a text")
     stop = files["generation_config.json"].get("eos_token_id")
     stop_tokens = stop if isinstance(stop, list) else [hf.eos_token_id if stop is None else stop]
     known = range(max(hf.get_vocab().values()) + 1)
     if not stop_tokens or not all(type(token) is int and token in known for token in stop_tokens):
-        raise TokenizerError(
+        raise UserError(
             f"{directory / 'generation_config.json'}: eos_token_id is {reprlib.repr(stop)}, not tokens it has"
         )
     tokenizer = ChatTokenizer(
@@ -159,8 +154,8 @@ def load_tokenizer(directory: str | Path) -> ChatTokenizer:
     )
     try:
         _check_template(tokenizer)
-    except (TemplateError, TokenizerError) as error:
-        raise TokenizerError(f"{directory}: {error}") from error
+    except (TemplateError, UserError) as error:
+        raise UserError(f"{directory}: {error}") from error
     return tokenizer
 
 
@@ -174,7 +169,7 @@ def _transformers_tokenizer(directory: Path) -> Any:
         )
     except Exception as error:  # the libraries raise every kind for a file that is not what they expect
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise TokenizerError(
+        raise UserError(
             f"{directory}: tokenizer.json and what belongs to it cannot be loaded: {reason}"
         ) from error
 
@@ -190,10 +185,3 @@ def _check_template(tokenizer: ChatTokenizer) -> None:
     tokenizer.template.prepare([_with_marks(messages)[0] for messages in usual])
     for messages in usual:
         tokenizer.encode_chat(messages, [1] * (len(messages[-1]["content"]) - 1))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return read_object(path) if path.is_file() else {}
-    except ValueError as error:
-        raise TokenizerError(str(error)) from error

@@ -17,8 +17,8 @@ from vr1_jax.data.collate import Bucket
 from vr1_jax.evaluation.asking import Answer, batch_answers
 from vr1_jax.evaluation.batching import Batcher, Shape, Size
 from vr1_jax.evaluation.journal import Journal
-from vr1_jax.evaluation.output import Progress
 from vr1_jax.evaluation.questions import Question, Questions, shown_bucket
+from vr1_jax.progress import Progress
 from vr1_jax.sampling.settings import SamplingConfig
 
 # Decoded pixels of one chunk; another chunk is read ahead meanwhile.

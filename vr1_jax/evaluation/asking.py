@@ -9,13 +9,13 @@ import numpy as np
 
 from vr1_jax.data.collate import EncodedPrompt
 from vr1_jax.data.tokenizer import ChatTokenizer
+from vr1_jax.errors import UserError
 from vr1_jax.evaluation.batching import Shape, Size
 from vr1_jax.evaluation.chat_model import ChatModel
 from vr1_jax.rl.experience import place_rows
 from vr1_jax.sampling import generate as sampling
 from vr1_jax.sampling.generate import Limits, Plan
 from vr1_jax.sampling.settings import SamplingConfig
-from vr1_jax.weights.errors import CheckpointError
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what decoding leaves of a character that is not whole
 
@@ -99,7 +99,7 @@ def batch_answers(
 def _snapshot(state: sampling.SamplingState) -> Answers:
     tokens, logps, lengths, done = jax.device_get((state.tokens, state.logps, state.lengths, state.done))
     if not np.isfinite(logps).all():
-        raise CheckpointError("the model's log-probs are not finite numbers: its weights are damaged")
+        raise UserError("the model's log-probs are not finite numbers: its weights are damaged")
     rows = range(tokens.shape[1])
     return Answers(
         [tokens[0, row, : lengths[0, row]].tolist() for row in rows],

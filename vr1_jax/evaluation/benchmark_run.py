@@ -12,26 +12,24 @@ from vr1_jax.config_files import flat
 from vr1_jax.data.presentation import Presentation
 from vr1_jax.data.record_file import RecordFile
 from vr1_jax.data.records import RecordError
+from vr1_jax.errors import UserError
 from vr1_jax.evaluation import identity
 from vr1_jax.evaluation.answering import Asking, Clock, answer_questions, chunk_size
 from vr1_jax.evaluation.batching import Batcher
 from vr1_jax.evaluation.benchmarks import recognise
 from vr1_jax.evaluation.chat_model import ChatModel, load_chat_model
 from vr1_jax.evaluation.journal import Journal, OtherSettings
-from vr1_jax.evaluation.output import Progress, whole_file
 from vr1_jax.evaluation.questions import Questions
 from vr1_jax.evaluation.results import final_acc, result_of, summarize
 from vr1_jax.evaluation.room import rows_per_device
+from vr1_jax.files import whole_file
+from vr1_jax.progress import Progress
 from vr1_jax.sampling.settings import SamplingConfig
 from vr1_jax.sharding import make_mesh
 
 CHANNELS = 3
 # What may differ between a run and its resumption: the same files elsewhere are the same files.
 NAMES = ("model.name", "annotations.name")
-
-
-class EvaluationError(ValueError):
-    """A benchmark that cannot be evaluated; the message names the file."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ def evaluate(evaluation: Evaluation) -> tuple[dict[str, Any], dict[str, Any]]:
     records = RecordFile(evaluation.annotations)
     numbers = range(len(records))[: evaluation.limit]
     if not numbers:
-        raise EvaluationError(f"{evaluation.annotations}: holds no records")
+        raise UserError(f"{evaluation.annotations}: holds no records")
     mesh = make_mesh(data=-1, fsdp=1, tensor=evaluation.tensor)
     chat = load_chat_model(evaluation.model, dtype=evaluation.dtype, presentation=evaluation.asked, mesh=mesh)
     questions = Questions(records, evaluation.media_root, chat)
@@ -104,7 +102,7 @@ def check_media(evaluation: Evaluation) -> list[str]:
         except RecordError as error:
             found.append(str(error))
     if found and len(found) == len(numbers):
-        raise EvaluationError(f"no record can be asked; the first: {found[0]}")
+        raise UserError(f"no record can be asked; the first: {found[0]}")
     return found
 
 

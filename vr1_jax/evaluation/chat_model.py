@@ -12,10 +12,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from vr1_jax.data.collate import Bucket, EncodedPrompt, collate
-from vr1_jax.data.frames import VisualGeometry
 from vr1_jax.data.layout import PromptLayout
 from vr1_jax.data.presentation import Presentation, read_presentation
 from vr1_jax.data.tokenizer import ChatTokenizer, load_tokenizer
+from vr1_jax.errors import UserError
+from vr1_jax.media.frames import VisualGeometry
 from vr1_jax.models.config import ModelConfig
 from vr1_jax.models.precision import computing_in
 from vr1_jax.models.qwen25vl import Qwen25VL
@@ -23,12 +24,11 @@ from vr1_jax.rl.experience import place
 from vr1_jax.sharding import ROLLOUT_RULES
 from vr1_jax.types import Prompt
 from vr1_jax.weights.checkpoint_dir import assets_directory
-from vr1_jax.weights.errors import CheckpointError
 from vr1_jax.weights.hf_directory import parse_config, read_hf_config
 from vr1_jax.weights.loading import load_model
 
 
-class OutOfDeviceMemory(RuntimeError):
+class OutOfDeviceMemory(UserError):
     """Model and batch do not fit."""
 
 
@@ -91,7 +91,7 @@ def load_chat_model(
     On a mesh each group of `tensor` devices holds the weights, as while sampling in training.
     """
     if not Path(path).is_dir():
-        raise CheckpointError(f"{path}: no such directory; --model takes a model directory")
+        raise UserError(f"{path}: no such directory; --model takes a model directory")
     assets = assets_directory(Path(path))
     tokenizer = load_tokenizer(assets)
     tokenizer.check_fits(parse_config(read_hf_config(assets), assets))

@@ -4,21 +4,19 @@ Its first line says what the results depend on; a restart with other settings is
 setting. What a kill left half-written at the end is cut off. Only one process at a time may hold a journal.
 """
 
-import fcntl
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from vr1_jax.errors import UsageError, UserError
+from vr1_jax.files import lock
+
 _OPENING = b'{"settings": '
 
 
-class JournalError(ValueError):
-    """A journal that cannot be gone on with; the message names the file and what to do."""
-
-
-class OtherSettings(JournalError):
+class OtherSettings(UsageError):
     """The journal holds results that depend on other settings."""
 
 
@@ -80,10 +78,8 @@ class Journal:
         self._places |= places
 
     def _lock(self) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise JournalError(f"{self.path}: another process is writing it; wait for it to end") from None
+        if not lock(self._file):
+            raise UserError(f"{self.path}: another process is writing it; wait for it to end")
 
     def _read(self, settings: dict[str, Any]) -> None:
         self._file.seek(0)
@@ -99,9 +95,9 @@ class Journal:
                 else:
                     self._places[int(entry["number"])] = start, len(line)
             except (ValueError, TypeError, KeyError) as error:
-                if isinstance(error, JournalError):
+                if isinstance(error, UserError):
                     raise
-                raise JournalError(
+                raise UserError(
                     f"{self.path}: line {number} is no result; remove the file to begin anew"
                 ) from None
             start += len(line)

@@ -14,11 +14,11 @@ import numpy as np
 
 from vr1_jax.data.ahead import cpu_count, work_ahead
 from vr1_jax.data.collate import EncodedPrompt
-from vr1_jax.data.frames import FrameBudget, ImageBudget, VisualGeometry, patchify
 from vr1_jax.data.layout import VisualBlock
-from vr1_jax.data.media import MediaReader
 from vr1_jax.data.tokenizer import ChatTokenizer
-from vr1_jax.data.video import Clip
+from vr1_jax.media.frames import FrameBudget, ImageBudget, VisualGeometry, patchify
+from vr1_jax.media.reader import MediaReader
+from vr1_jax.media.video import Clip
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from vr1_jax.data.collate import Bucket, EncodedPrompt
-from vr1_jax.data.frames import MediaError
-from vr1_jax.data.media import MediaReader
 from vr1_jax.data.prompts import prompt_messages, question_text
 from vr1_jax.data.quarantine import Refusal
 from vr1_jax.data.record_file import RecordFile
 from vr1_jax.data.records import RecordError, Sample
 from vr1_jax.evaluation.chat_model import ChatModel
 from vr1_jax.evaluation.prompting import encode_messages, read_ahead, view_media
+from vr1_jax.media.frames import MediaError
+from vr1_jax.media.reader import MediaReader
 
 
 @dataclass(frozen=True)

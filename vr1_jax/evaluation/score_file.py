@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 
 from vr1_jax.data.encode import Encoder
-from vr1_jax.data.frames import MediaError
-from vr1_jax.data.media import MediaReader
 from vr1_jax.data.prompts import encode_completion
 from vr1_jax.data.record_file import UTF8_BOM, RecordFile
 from vr1_jax.data.records import RecordError, Sample, parse_record
@@ -19,6 +17,8 @@ from vr1_jax.evaluation.batching import Batcher
 from vr1_jax.evaluation.chat_model import ChatModel
 from vr1_jax.evaluation.likelihood import Answered, answer_logps
 from vr1_jax.evaluation.prompting import read_ahead
+from vr1_jax.media.frames import MediaError
+from vr1_jax.media.reader import MediaReader
 
 # Lines encoded before they are sorted into batches: enough to find neighbours of similar size.
 CHUNK_LINES, CHUNK_BYTES = 64, 512 << 20

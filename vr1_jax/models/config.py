@@ -4,9 +4,7 @@ import reprlib
 from dataclasses import dataclass
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-
-class UnsupportedModel(ValueError):
-    """The checkpoint asks for something this model does not compute; the message names the field."""
+from vr1_jax.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -131,7 +129,7 @@ def flatten_hf_config(hf: dict[str, Any]) -> dict[str, Any]:
 
 def parse_hf_config(hf: dict[str, Any]) -> ModelConfig:
     if hf.get("model_type") != "qwen2_5_vl":
-        raise UnsupportedModel(
+        raise UsageError(
             f"model_type is {reprlib.repr(hf.get('model_type'))}; this program runs 'qwen2_5_vl' (Qwen2.5-VL)"
         )
     flat = flatten_hf_config(hf)
@@ -149,11 +147,11 @@ def _text_config(flat: dict[str, Any]) -> TextConfig:
     _refuse_unless(flat, hidden_act="silu", use_sliding_window=False, attention_dropout=0.0)
     layer_types = flat.get("layer_types")
     if isinstance(layer_types, list) and "sliding_attention" in layer_types:
-        raise UnsupportedModel("layer_types has 'sliding_attention'; only full attention is supported")
+        raise UsageError("layer_types has 'sliding_attention'; only full attention is supported")
     rope = _object(flat, "rope_scaling")
     kind = rope.get("rope_type", rope.get("type", "mrope"))
     if kind not in ("mrope", "default"):
-        raise UnsupportedModel(
+        raise UsageError(
             f"rope_scaling type {reprlib.repr(kind)} is not supported; published checkpoints use 'mrope'"
         )
     defaults = {
@@ -165,7 +163,7 @@ def _text_config(flat: dict[str, Any]) -> TextConfig:
     }
     text = _read(TextConfig, _TEXT, defaults | flat)
     if flat.get("head_dim") not in (None, text.head_dim):
-        raise UnsupportedModel(
+        raise UsageError(
             f"head_dim {reprlib.repr(flat['head_dim'])} x {text.heads} heads is not hidden_size {text.width}"
         )
     return text
@@ -175,9 +173,7 @@ def _vision_config(vision: dict[str, Any]) -> VisionConfig:
     _refuse_unless(vision, hidden_act="silu", in_chans=3, in_channels=3)
     rope = _object(vision, "rope_parameters")
     if rope.get("rope_type", "axial") != "axial":
-        raise UnsupportedModel(
-            f"vision rope_type {reprlib.repr(rope['rope_type'])} is not supported; only 'axial'"
-        )
+        raise UsageError(f"vision rope_type {reprlib.repr(rope['rope_type'])} is not supported; only 'axial'")
     defaults = {"fullatt_block_indexes": [7, 15, 23, 31], "rope_theta": rope.get("rope_theta")}
     return _read(VisionConfig, _VISION, defaults | vision, "vision_config.")
 
@@ -188,7 +184,7 @@ def _object(fields: dict[str, Any], name: str) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise UnsupportedModel(f"{name} is {reprlib.repr(value)}, not an object of fields")
+        raise UsageError(f"{name} is {reprlib.repr(value)}, not an object of fields")
     return value
 
 
@@ -201,7 +197,7 @@ def _read(kind: type[Config], names: dict[str, str], fields: dict[str, Any], whe
             most = _MOST_LAYERS if ours == "layers" else _LARGEST
             values[ours] = _checked(name, value, declared, most=most)
         elif not hasattr(kind, ours):  # no default
-            raise UnsupportedModel(f"config.json has no field '{name}'")
+            raise UsageError(f"config.json has no field '{name}'")
     return kind(**values)
 
 
@@ -210,7 +206,7 @@ def _checked(name: str, value: Any, declared: Any, *, least: int = 1, most: int 
         kinds = get_args(declared)
         if not isinstance(value, list | tuple) or (... not in kinds and len(value) != len(kinds)):
             count = "" if ... in kinds else f"{len(kinds)} "
-            raise UnsupportedModel(f"{name} is {reprlib.repr(value)}, not a list of {count}whole numbers")
+            raise UsageError(f"{name} is {reprlib.repr(value)}, not a list of {count}whole numbers")
         return tuple(_checked(name, each, kinds[0], least=0) for each in value)
     if declared is bool:
         right, wanted = isinstance(value, bool), "true or false"
@@ -219,33 +215,27 @@ def _checked(name: str, value: Any, declared: Any, *, least: int = 1, most: int 
     else:
         right, wanted = type(value) is int and least <= value <= most, f"a whole number from {least} to {most}"
     if not right:
-        raise UnsupportedModel(f"{name} is {reprlib.repr(value)}, not {wanted}")
+        raise UsageError(f"{name} is {reprlib.repr(value)}, not {wanted}")
     return declared(value)
 
 
 def _refuse_unless(fields: dict[str, Any], **supported: Any) -> None:
     for name, value in supported.items():
         if fields.get(name, value) not in (value, None):
-            raise UnsupportedModel(f"{name}={reprlib.repr(fields[name])} is not supported; only {value!r}")
+            raise UsageError(f"{name}={reprlib.repr(fields[name])} is not supported; only {value!r}")
 
 
 def _check(config: ModelConfig) -> None:
     text, vision = config.text, config.vision
     if text.width % text.heads or text.heads % text.kv_heads:
-        raise UnsupportedModel(
+        raise UsageError(
             f"hidden_size {text.width}, {text.heads} heads and {text.kv_heads} kv heads do not divide evenly"
         )
     if sum(text.mrope_section) * 2 != text.head_dim:
-        raise UnsupportedModel(
-            f"mrope_section {text.mrope_section} must sum to half of the head width {text.head_dim}"
-        )
+        raise UsageError(f"mrope_section {text.mrope_section} must sum to half of the head width {text.head_dim}")
     if vision.width % vision.heads or vision.head_dim % 4:
-        raise UnsupportedModel(
-            f"vision hidden_size {vision.width} over {vision.heads} heads must be a multiple of 4"
-        )
+        raise UsageError(f"vision hidden_size {vision.width} over {vision.heads} heads must be a multiple of 4")
     if vision.out_width != text.width:
-        raise UnsupportedModel(f"vision out_hidden_size {vision.out_width} differs from hidden_size {text.width}")
+        raise UsageError(f"vision out_hidden_size {vision.out_width} differs from hidden_size {text.width}")
     if vision.window % (vision.merge * vision.patch):
-        raise UnsupportedModel(
-            f"window_size {vision.window} is not a multiple of {vision.merge * vision.patch} pixels"
-        )
+        raise UsageError(f"window_size {vision.window} is not a multiple of {vision.merge * vision.patch} pixels")

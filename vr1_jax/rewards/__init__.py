@@ -1,7 +1,7 @@
 """Rewards: plain Python on strings."""
 
+from vr1_jax.errors import UserError
 from vr1_jax.rewards.accuracy import accuracy_reward, format_reward
-from vr1_jax.rewards.answers import RewardError
 from vr1_jax.rewards.scoring import Scores, score_groups
 
-__all__ = ["RewardError", "Scores", "accuracy_reward", "format_reward", "score_groups"]
+__all__ = ["Scores", "UserError", "accuracy_reward", "format_reward", "score_groups"]

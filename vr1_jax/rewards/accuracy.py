@@ -30,8 +30,8 @@ import functools
 import re
 from collections.abc import Callable
 
+from vr1_jax.errors import UserError
 from vr1_jax.rewards import answers, text_metrics
-from vr1_jax.rewards.answers import RewardError
 
 RULES = ("fixed", "upstream")
 
@@ -51,7 +51,7 @@ def score_answer(truth: str, answer: str, problem_type: str, *, rules: str = "fi
     """Score in [0, 1] of an answer that has been taken out of its tags."""
     check_rules(rules)
     if problem_type not in PROBLEM_TYPES:
-        raise RewardError(f"unknown problem type {problem_type!r}; use one of: {', '.join(PROBLEM_TYPES)}")
+        raise UserError(f"unknown problem type {problem_type!r}; use one of: {', '.join(PROBLEM_TYPES)}")
     if rules == "upstream":
         return _UPSTREAM[problem_type](truth, answer)
     return _FIXED[problem_type](truth, answer) if truth and answer else 0.0
@@ -68,7 +68,7 @@ def format_reward(completion: str) -> float:
 def check_rules(rules: str) -> None:
     """Refuses a rule set that does not exist."""
     if rules not in RULES:
-        raise RewardError(f"unknown reward rules {rules!r}; use one of: {', '.join(RULES)}")
+        raise UserError(f"unknown reward rules {rules!r}; use one of: {', '.join(RULES)}")
 
 
 def equal_text(truth: str, answer: str) -> float:

@@ -16,10 +16,6 @@ _LONGEST_NUMBER = 64
 _LABEL = re.compile(r"\(?([A-Z])[).:]{1,2}", re.ASCII)
 
 
-class RewardError(ValueError):
-    """A reward was asked for something it does not know; the message names it and what is allowed."""
-
-
 def tagged_answer(text: str) -> str:
     """What the first complete answer tag holds, stripped; empty when there is no complete tag.
 

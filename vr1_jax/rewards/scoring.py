@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from vr1_jax.errors import UserError
 from vr1_jax.rewards.accuracy import accuracy_reward, format_reward
-from vr1_jax.rewards.answers import RewardError
 
 RewardFunction = Callable[[str, Any], float]
 
@@ -48,7 +48,7 @@ def score_groups(
 ) -> Scores:
     """Scores G completions for each of B samples, every sample by its own problem type."""
     if len(completions) != len(samples):
-        raise RewardError(f"{len(completions)} groups of completions for {len(samples)} samples")
+        raise UserError(f"{len(completions)} groups of completions for {len(samples)} samples")
     check_rewards(rewards)
 
     def accuracy(completion: str, sample: Any) -> float:
@@ -70,11 +70,11 @@ def check_rewards(rewards: Sequence[RewardFunction]) -> None:
     names = ["accuracy", "format", *(reward.__name__ for reward in rewards)]
     for name in names:
         if names.count(name) > 1:
-            raise RewardError(f"two rewards are called {name!r}; rename one of the functions")
+            raise UserError(f"two rewards are called {name!r}; rename one of the functions")
 
 
 def _finite(reward: RewardFunction, text: str, sample: Any) -> float:
     value = float(reward(text, sample))
     if not math.isfinite(value):
-        raise RewardError(f"the reward {reward.__name__!r} returned {value}; it must return a finite number")
+        raise UserError(f"the reward {reward.__name__!r} returned {value}; it must return a finite number")
     return value

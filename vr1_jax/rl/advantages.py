@@ -18,16 +18,14 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float
 
+from vr1_jax.errors import UsageError
+
 Real = int | float
 Values = jax.Array | np.ndarray | Sequence
 
 STD_EPSILON = 1e-4
 # Means of equal rewards over groups of different sizes differ in their last bits; that is not "worse".
 _ROUNDING = 1e-9
-
-
-class AlgorithmError(ValueError):
-    """The algorithm's settings or tables do not make sense; the message names which and why."""
 
 
 @dataclass(frozen=True)
@@ -58,17 +56,17 @@ class GRPOConfig:
     def __post_init__(self):
         for name, value in dataclasses.asdict(self).items():
             if isinstance(value, Real) and not 0 <= value < np.inf:
-                raise AlgorithmError(f"{name} is {value}; it must not be negative or infinite")
+                raise UsageError(f"{name} is {value}; it must not be negative or infinite")
         if 0 < self.dual_clip <= 1:
-            raise AlgorithmError(f"dual_clip is {self.dual_clip}; it must be above 1, or 0 for none")
+            raise UsageError(f"dual_clip is {self.dual_clip}; it must be above 1, or 0 for none")
         if not 0 <= self.threshold < 1:
-            raise AlgorithmError(f"threshold is {self.threshold}; it must be in [0, 1), as accuracies are")
+            raise UsageError(f"threshold is {self.threshold}; it must be in [0, 1), as accuracies are")
         if self.length_low > self.length_high:
-            raise AlgorithmError(f"length_low {self.length_low} is above length_high {self.length_high}")
+            raise UsageError(f"length_low {self.length_low} is above length_high {self.length_high}")
         for field in dataclasses.fields(self):
             allowed, value = getattr(field.type, "__args__", None), getattr(self, field.name)
             if allowed and value not in allowed:
-                raise AlgorithmError(f"{field.name} is {value!r}; use one of: {', '.join(allowed)}")
+                raise UsageError(f"{field.name} is {value!r}; use one of: {', '.join(allowed)}")
 
     @classmethod
     def paper(cls) -> "GRPOConfig":
@@ -102,11 +100,11 @@ def temporal_bonus(
     there is nothing to compare with and no bonus. What stands in an image's shuffled rows does not matter.
     """
     if p not in ("share", "mean"):
-        raise AlgorithmError(f"p is {p!r}; use one of: share, mean")
+        raise UsageError(f"p is {p!r}; use one of: share, mean")
     correct, shuffled_correct = _is_correct(ordered, threshold), _is_correct(shuffled, threshold)
     ordered, shuffled = _table("ordered", ordered), _table("shuffled", shuffled)
     if shuffled.shape[0] != ordered.shape[0]:
-        raise AlgorithmError(f"{ordered.shape[0]} ordered groups but {shuffled.shape[0]} shuffled groups")
+        raise UsageError(f"{ordered.shape[0]} ordered groups but {shuffled.shape[0]} shuffled groups")
     if shuffled.shape[1] == 0:
         return np.zeros_like(ordered)
     if p == "share":
@@ -123,7 +121,7 @@ def length_bonus(
     """`bonus` for each correct answer of `low` to `high` tokens, if the group has more than one correct."""
     correct, lengths = _table("correct", correct) != 0, _table("lengths", lengths)
     if correct.shape != lengths.shape:
-        raise AlgorithmError(f"correct is {correct.shape} but lengths is {lengths.shape}")
+        raise UsageError(f"correct is {correct.shape} but lengths is {lengths.shape}")
     several = correct.sum(1, keepdims=True) > 1
     within = (low <= lengths) & (lengths <= high)
     return np.where(correct & several & within, float(bonus), 0.0)
@@ -237,5 +235,5 @@ def _is_correct(accuracy: Values, threshold: Real) -> np.ndarray:
 def _table(name: str, values: Values) -> np.ndarray:
     table = np.asarray(values, dtype=np.float64)
     if table.ndim != 2:
-        raise AlgorithmError(f"{name} must be a table of groups [B G], not of shape {table.shape}")
+        raise UsageError(f"{name} must be a table of groups [B G], not of shape {table.shape}")
     return table

@@ -2,9 +2,7 @@
 
 from dataclasses import dataclass
 
-
-class SamplingError(ValueError):
-    """Sampling settings that make no sense; the message names the field."""
+from vr1_jax.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -19,15 +17,15 @@ class SamplingConfig:
 
     def __post_init__(self):
         if self.max_new_tokens < 1:
-            raise SamplingError(f"max_new_tokens is {self.max_new_tokens}; it must be at least 1")
+            raise UsageError(f"max_new_tokens is {self.max_new_tokens}; it must be at least 1")
         if self.temperature < 0:
-            raise SamplingError(f"temperature is {self.temperature}; it must not be negative")
+            raise UsageError(f"temperature is {self.temperature}; it must not be negative")
         if not 0 < self.top_p <= 1:
-            raise SamplingError(f"top_p is {self.top_p}; it must be above 0 and at most 1")
+            raise UsageError(f"top_p is {self.top_p}; it must be above 0 and at most 1")
         if self.top_k < 0:
-            raise SamplingError(f"top_k is {self.top_k}; 0 keeps all tokens, a positive number that many")
+            raise UsageError(f"top_k is {self.top_k}; 0 keeps all tokens, a positive number that many")
         if self.repetition_penalty <= 0:
-            raise SamplingError(f"repetition_penalty is {self.repetition_penalty}; it must be positive")
+            raise UsageError(f"repetition_penalty is {self.repetition_penalty}; it must be positive")
 
     @property
     def capacity(self) -> int:

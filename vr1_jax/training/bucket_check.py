@@ -3,10 +3,10 @@
 import logging
 
 from vr1_jax.config import DataConfig
-from vr1_jax.config_files import ConfigError
 from vr1_jax.data.collate import Bucket
-from vr1_jax.data.frames import most_units
 from vr1_jax.data.sources import Kind
+from vr1_jax.errors import UsageError
+from vr1_jax.media.frames import most_units
 from vr1_jax.models.config import VisionConfig
 
 log = logging.getLogger("vr1_jax")
@@ -32,13 +32,13 @@ def check_buckets(data: DataConfig, vision: VisionConfig) -> None:
         buckets, budget = getattr(data, f"{kind}_buckets"), data.frames if kind == "video" else data.images
         for bucket in buckets:
             if bucket.tokens <= (units := bucket.slices * bucket.patches // vision.merge**2):
-                raise ConfigError(
+                raise UsageError(
                     f"data.{kind}_buckets: {bucket}: a full one has {units} visual tokens, which leave no room "
                     f"for a question in {bucket.tokens}"
                 )
         least = -(-budget.min_pixels // vision.patch**2)
         if buckets and not any(b.slices >= largest.slices and b.patches >= least for b in buckets):
-            raise ConfigError(
+            raise UsageError(
                 f"data.{kind}_buckets: none holds {largest.slices} slices of {least} patches, the least that "
                 f"data.{'frames' if kind == 'video' else 'images'} makes of so many"
             )

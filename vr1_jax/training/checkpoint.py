@@ -16,10 +16,8 @@ import itertools
 import json
 import logging
 import math
-import re
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, SupportsFloat
 
@@ -29,6 +27,9 @@ import orbax.checkpoint.experimental.v1 as ocp
 from flax import nnx
 from jax.experimental import multihost_utils
 
+from vr1_jax.config import CheckpointConfig
+from vr1_jax.errors import UserError
+from vr1_jax.files import out_of_space, read_json
 from vr1_jax.training import processes
 from vr1_jax.training.config_check import check_config
 from vr1_jax.training.integrity import damage, flush_directories, write_checksums
@@ -36,9 +37,6 @@ from vr1_jax.training.step_directories import aside, clear_leftovers, numbered, 
 from vr1_jax.types import TrainState
 from vr1_jax.weights.array_store import save_context
 from vr1_jax.weights.checkpoint_dir import PARAMS, STEPS, step_directory
-from vr1_jax.weights.errors import CheckpointError
-from vr1_jax.weights.json_files import read_json
-from vr1_jax.weights.output import out_of_space
 from vr1_jax.weights.tree import nest
 
 TRAINER = "trainer"
@@ -47,26 +45,6 @@ _SAVE_ERRORS = (OSError, ValueError, RuntimeError)  # ours and tensorstore's, an
 _numbers = itertools.count(1)  # of saves: names that processes meet under are used once
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class CheckpointConfig:
-    """How often to save, and what to keep: more than one, for the day the last turns out damaged."""
-
-    every: int = 100  # steps
-    keep_last: int = 2
-    keep_best: int = 0  # besides the last ones
-    best_metric: str = "reward"  # the largest is best; for the smallest put a minus before it: -loss
-
-    def __post_init__(self):
-        for name, least in (("every", 1), ("keep_last", 1), ("keep_best", 0)):
-            if getattr(self, name) < least:
-                raise CheckpointError(f"{name} is {getattr(self, name)}; it must be at least {least}")
-        if not re.fullmatch(r"-?\w[\w/]*", self.best_metric):
-            raise CheckpointError(
-                f"best_metric is {self.best_metric!r}; it must be the name of a metric, or - and the name of one "
-                "of which less is better"
-            )
 
 
 class Restored(NamedTuple):
@@ -111,7 +89,7 @@ class Checkpoints:
             return
         directory = step_directory(self._run, step)
         if directory.exists():
-            raise CheckpointError(f"{directory}: exists; resume that run, or use another directory")
+            raise UserError(f"{directory}: exists; resume that run, or use another directory")
         if _is_first_process():
             clear_leftovers(directory.parent)  # of a failed save, whose last writers came after its end
         values = {name: float(value) for name, value in metrics.items()}
@@ -130,10 +108,10 @@ class Checkpoints:
             self._pending = self._thread.submit(self._finish, directory, response.result, progress, number)
 
     def wait(self) -> None:
-        """Until the last save is on disk; raises CheckpointError if it failed."""
+        """Until the last save is on disk; raises UserError if it failed."""
         self._settle()
         if self._failure is not None:
-            raise CheckpointError(
+            raise UserError(
                 f"{self._run}: the last checkpoint could not be saved: {_reason(self._failure)}"
             ) from self._failure
 
@@ -163,7 +141,7 @@ class Checkpoints:
         else:
             if damaged:
                 names = ", ".join(path.name for path in damaged)
-                raise CheckpointError(f"{self._run / STEPS}: all checkpoints are damaged ({names}); see the log")
+                raise UserError(f"{self._run / STEPS}: all checkpoints are damaged ({names}); see the log")
             return None
         progress = read_json(directory / PROGRESS)
         check_config(progress["config"], self._run_config, self._harmless, run=self._run)
@@ -224,7 +202,7 @@ class Checkpoints:
         """-inf for a checkpoint without the metric: it is never among the best."""
         try:
             value = read_json(step_directory(self._run, step) / PROGRESS)["metrics"][self._best_metric]
-        except (CheckpointError, KeyError):
+        except (UserError, KeyError):
             return -math.inf
         if math.isnan(value):
             return -math.inf
@@ -240,7 +218,7 @@ def _load(directory: Path, like: TrainState) -> TrainState:
     try:
         loaded = ocp.load_checkpointables(directory, _trees(like))
     except (ValueError, KeyError) as error:
-        raise CheckpointError(f"{directory}: does not fit this model and optimizer: {_reason(error)}") from error
+        raise UserError(f"{directory}: does not fit this model and optimizer: {_reason(error)}") from error
     fields = {"model": loaded[PARAMS], **loaded[TRAINER]}
     arrays = _leaves(fields)
     return jax.tree.unflatten(jax.tree.structure(like), [arrays[path] for path in _leaves(like)])

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vr1_jax.config_files import flat
-from vr1_jax.weights.errors import CheckpointError
+from vr1_jax.errors import UserError
 
 
 def check_config(saved: dict[str, Any], current: dict[str, Any], harmless: Collection[str], *, run: Path) -> None:
@@ -19,7 +19,7 @@ def check_config(saved: dict[str, Any], current: dict[str, Any], harmless: Colle
         and _shown(old, name, None) != _shown(new, name, None)
     ]
     if differing:
-        raise CheckpointError(
+        raise UserError(
             f"{run}: its checkpoints were made with another config ({'; '.join(differing)}); "
             "set these back, or use another run directory"
         )

@@ -9,8 +9,8 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from vr1_jax.weights.errors import CheckpointError
-from vr1_jax.weights.json_files import read_json, write_json
+from vr1_jax.errors import UserError
+from vr1_jax.files import read_json, write_json
 
 _PREFIX = "checksums."
 _THREADS = 4  # beside data loading, which must not starve
@@ -42,7 +42,7 @@ def damage(directory: Path, process: int = 0, processes: int = 1) -> str | None:
     """What is wrong with this process's share of the files, if anything is."""
     try:
         expected = _expected(directory)
-    except (CheckpointError, KeyError, OSError) as error:
+    except (UserError, KeyError, OSError) as error:
         return f"its checksums cannot be read ({error})"
     share = sorted(expected)[process::processes]
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -53,7 +53,7 @@ def damage(directory: Path, process: int = 0, processes: int = 1) -> str | None:
 def _expected(directory: Path) -> dict[str, list[int]]:
     paths = sorted(directory.glob(f"{_PREFIX}*-of-*.json"))
     if not paths:
-        raise CheckpointError("none found")
+        raise UserError("none found")
     processes = int(paths[0].stem.rpartition("-")[2])
     files: dict[str, list[int]] = {}
     for process in range(processes):

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from vr1_jax.config import TrainConfig
 from vr1_jax.config_files import to_json
 from vr1_jax.data.pipeline import Batch, Batches
+from vr1_jax.errors import UserError
 from vr1_jax.models.precision import computing_in
 from vr1_jax.models.qwen25vl import Qwen25VL
 from vr1_jax.rl.experience import judge, masked, place, place_rows, slots_reached, texts, trim
@@ -21,9 +22,7 @@ from vr1_jax.rl.refill import Pool, of_attempts
 from vr1_jax.sampling.placement import rollout_params
 from vr1_jax.sharding import batch_sharding
 from vr1_jax.training import heldout, processes, setup
-from vr1_jax.training.errors import TrainingError
 from vr1_jax.training.metrics import MetricsLog, Phases, host_memory_gb, progress_line
-from vr1_jax.training.presets import list_differences
 from vr1_jax.training.rollouts import forget_rollouts, write_rollouts
 from vr1_jax.training.speed import padding, speed
 from vr1_jax.training.steps import cast, grpo_step, score_batch, sft_step, split_off
@@ -51,9 +50,6 @@ _SHOWN = {
 def train(config: TrainConfig) -> TrainState:
     """Run, or go on with, the run in `config.run`."""
     run = Path(config.run)
-    log.info("settings that are not those of the presets:")
-    for line in list_differences(config):
-        log.info("  %s", line)
     meshes = setup.make_meshes(config)
     with processes.agreed():  # a file may be missing on one machine only
         setup.check(config, meshes)
@@ -292,6 +288,6 @@ def _check_health(config: TrainConfig, metrics: dict[str, float], step: int) -> 
             config.watch.gap_alarm,
         )
     if metrics["skipped_in_a_row"] >= config.stop_after_skips:
-        raise TrainingError(
+        raise UserError(
             f"step {step}: loss or gradient was not finite {int(metrics['skipped_in_a_row'])} steps in a row"
         )

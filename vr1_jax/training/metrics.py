@@ -7,24 +7,13 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vr1_jax.config import WatchConfig
+
 METRICS_FILE = "metrics.jsonl"
 Sink = Callable[[int, dict[str, float]], None]
-
-
-@dataclass(frozen=True)
-class WatchConfig:
-    """What to show besides metrics.jsonl, which is always written."""
-
-    tensorboard: bool = False
-    wandb_project: str | None = None
-    rollouts: bool = True  # keep every step's answers for the report
-    evaluate_every: int = 0  # steps between held-out evaluations, 0 for none
-    evaluate_answers: int = 0  # to each held-out question, sampled as in training; 0: a single one, greedily
-    gap_alarm: float = 0.5  # mean |sampler - trainer| log-prob above which the run warns
 
 
 class Phases:

@@ -1,58 +1,12 @@
 """AdamW with a scheduled learning rate and a clipped global norm, whole or in less memory."""
 
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax
 import optax
 
+from vr1_jax.config import OptimizerConfig
 from vr1_jax.training.moments import scale_by_factored_rms, scale_by_int8_adam
-
-
-class OptimizerError(ValueError):
-    """Optimizer settings that make no sense; the message names the field."""
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    learning_rate: float = 1e-6
-    schedule: Literal["constant", "linear", "cosine"] = "constant"  # after the warm-up
-    # Updates until linear and cosine end, which may be more than a run makes: upstream's cosine spanned an epoch
-    # of which it trained a sixtieth. None for constant, which has no end.
-    total_steps: int | None = None
-    warmup_steps: int = 0  # updates; the first has rate 0, as in transformers
-    final_fraction: float = 0.0  # of the learning rate, at the end of linear and cosine
-    weight_decay: float = 0.01
-    # matrices: all but norms and biases. upstream: its trainer spared biases and the decoder layers' norms,
-    # but decayed the vision tower's norms and the final norm.
-    decayed: Literal["matrices", "upstream"] = "matrices"
-    clip_norm: float = 5.0
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
-    # What Adam remembers of past gradients, beside 4 bytes of weight and 4 of gradient for each parameter:
-    # float32 (8 bytes more), int8 (2) or factored (none to speak of, and no first moment: b1 means nothing).
-    moments: Literal["float32", "int8", "factored"] = "float32"
-    freeze_vision: bool = False  # neither update nor gradient nor moments for the vision tower
-
-    def __post_init__(self):
-        if (self.schedule == "constant") != (self.total_steps is None):
-            raise OptimizerError(
-                f"total_steps is {self.total_steps} and schedule {self.schedule}: linear and cosine need a number "
-                "there, constant needs None"
-            )
-        if self.warmup_steps < 0:
-            raise OptimizerError(f"warmup_steps is {self.warmup_steps}; it must not be negative")
-        if self.total_steps is not None and not max(1, self.warmup_steps) <= self.total_steps:
-            raise OptimizerError(
-                f"total_steps is {self.total_steps}; it must be at least 1 and not less than warmup_steps, which "
-                f"is {self.warmup_steps}"
-            )
-        for name in ("learning_rate", "clip_norm", "eps"):
-            if not getattr(self, name) > 0:
-                raise OptimizerError(f"{name} is {getattr(self, name)}; it must be positive")
-        if self.weight_decay < 0:
-            raise OptimizerError(f"weight_decay is {self.weight_decay}; it must not be negative")
 
 
 def learning_rate(config: OptimizerConfig) -> optax.Schedule:

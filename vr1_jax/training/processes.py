@@ -15,12 +15,10 @@ import numpy as np
 import orbax.checkpoint.experimental.v1 as ocp
 from jax.experimental import multihost_utils
 
+from vr1_jax.errors import UserError
+
 _ASK_EVERY = 0.2  # seconds, while waiting for others that may have failed
 _REASON_BYTES = 500
-
-
-class ProcessError(RuntimeError):
-    """What went wrong in another process of the run."""
 
 
 def join(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
@@ -33,7 +31,7 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
     if coordinator is None and "VR1_COORDINATOR" in os.environ and "JOB_COMPLETION_INDEX" in os.environ:
         coordinator = os.environ["VR1_COORDINATOR"]
         if not os.environ.get("VR1_PROCESSES", "").isdecimal():
-            raise ProcessError("VR1_COORDINATOR is set; VR1_PROCESSES must say how many processes there are")
+            raise UserError("VR1_COORDINATOR is set; VR1_PROCESSES must say how many processes there are")
         processes, process = int(os.environ["VR1_PROCESSES"]), int(os.environ["JOB_COMPLETION_INDEX"])
     if os.environ.get("JAX_PLATFORMS") == "cpu":
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -59,7 +57,7 @@ def agreed() -> Iterator[None]:
         raise
     for process, reason in enumerate(_failures(None)):
         if reason:
-            raise ProcessError(f"process {process}: {reason}")
+            raise UserError(f"process {process}: {reason}")
 
 
 def _failures(own: Exception | None) -> list[str]:
@@ -114,7 +112,7 @@ def unless_one_fails(what: str, work: Callable[[], None]) -> None:
     threading.Thread(target=run, daemon=True).start()  # a daemon: the program may end before a given-up barrier
     while not wait_for([done], _ASK_EVERY).done:
         for key, reason in _coordinator().key_value_dir_get(f"vr1_jax/failed/{what}/"):
-            raise ProcessError(f"process {key.rpartition('/')[2]}: {reason}")
+            raise UserError(f"process {key.rpartition('/')[2]}: {reason}")
     done.result()
 
 

@@ -14,7 +14,7 @@ from vr1_jax.data.ahead import cpu_count
 from vr1_jax.data.encode import Encoder
 from vr1_jax.data.sizes import measure
 from vr1_jax.data.sources import Records, Source
-from vr1_jax.weights.json_files import read_json, write_json
+from vr1_jax.files import read_json, write_json
 
 TABLE, SETTINGS = "sizes.npy", "sizes.json"
 _MOST_WORKERS = 16
@@ -47,9 +47,7 @@ def keep(run: Path, sources: Sequence[Source], encoder: Encoder) -> None:
     with (run / TABLE).open("wb") as file:
         np.save(file, found.table)
         os.fsync(file.fileno())
-    aside = run / f"{SETTINGS}.partial"
-    write_json(aside, settings)
-    aside.rename(run / SETTINGS)  # last: where it is, the table is whole
+    write_json(run / SETTINGS, settings)  # last: where it is, the table is whole
 
 
 def kept(run: Path) -> np.ndarray:

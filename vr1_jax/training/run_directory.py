@@ -11,8 +11,6 @@ RUN/
 
 import contextlib
 import datetime
-import errno
-import fcntl
 import hashlib
 import importlib.metadata
 import logging
@@ -31,7 +29,8 @@ from jax.sharding import Mesh
 from vr1_jax.config import TrainConfig
 from vr1_jax.config_files import to_json
 from vr1_jax.data.presentation import FILE, Presentation, write_presentation
-from vr1_jax.training.errors import TrainingError
+from vr1_jax.errors import UserError
+from vr1_jax.files import lock, read_json, write_json
 from vr1_jax.weights.checkpoint_dir import (
     HF,
     META,
@@ -42,8 +41,6 @@ from vr1_jax.weights.checkpoint_dir import (
     is_checkpoint,
     write_meta,
 )
-from vr1_jax.weights.errors import CheckpointError
-from vr1_jax.weights.json_files import read_json, write_json
 
 LOCK, ENVIRONMENT = "lock", "environment.json"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "decord", "av")
@@ -59,14 +56,11 @@ def locked(run: Path) -> Iterator[None]:
     run.mkdir(parents=True, exist_ok=True)
     with (run / LOCK).open("a+", encoding="utf-8") as file:
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EAGAIN, errno.EACCES):
+            if not lock(file):
                 file.seek(0)
                 holder = file.read().strip() or "another process"
-                raise TrainingError(
-                    f"{run}: {holder} is running it; wait, or stop that one, or use another directory"
-                ) from None
+                raise UserError(f"{run}: {holder} is running it; wait, or stop that one, or use another directory")
+        except OSError as error:
             logger.warning("%s cannot be locked (%s): see to it that nobody else runs it", run, error.strerror)
         file.truncate(0)
         print(f"process {os.getpid()} on {platform.node()}", file=file, flush=True)
@@ -80,7 +74,7 @@ def begin(run: Path, model: Path, presentation: Presentation) -> None:
     """
     if (run / HF).is_dir():
         if "origin" not in read_json(run / META):
-            raise TrainingError(f"{run}: holds a model that no run made; name another directory")
+            raise UserError(f"{run}: holds a model that no run made; name another directory")
         if not (run / HF / FILE).exists():  # an older version began it; these settings cannot have changed since
             write_presentation(run / HF, presentation)
         return
@@ -101,11 +95,11 @@ def origin_step(run: Path, model: Path) -> int | None:
     step, advice = origin["step"], "put it back, or start another run"
     try:
         found = _fingerprint(model, step)
-    except CheckpointError as error:
-        raise TrainingError(f"model: what {run} began from is gone; {advice} ({error})") from error
+    except UserError as error:
+        raise UserError(f"model: what {run} began from is gone; {advice} ({error})") from error
     if found != origin["fingerprint"]:
         which = model if step is None else f"step {step} of {model}"
-        raise TrainingError(f"model: {which} is not what it was when {run} began from it; {advice}")
+        raise UserError(f"model: {which} is not what it was when {run} began from it; {advice}")
     return step
 
 
@@ -135,7 +129,7 @@ def record_start(config: TrainConfig, mesh: Mesh, first_step: int) -> None:
         earlier = [*previous.pop("earlier", []), previous]
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     environment = {"first_step": first_step, "time": now, **describe(config), "mesh": dict(mesh.shape)}
-    _replace_json(path, environment | {"earlier": earlier})
+    write_json(path, environment | {"earlier": earlier})
 
 
 def describe(config: TrainConfig) -> dict[str, Any]:
@@ -181,9 +175,3 @@ def _commit() -> str | None:
     except FileNotFoundError:  # no git on this machine
         return None
     return described.stdout.strip() or None if tracked.returncode == 0 else None
-
-
-def _replace_json(path: Path, content: dict[str, Any]) -> None:
-    aside = path.with_suffix(".partial")
-    write_json(aside, content)
-    os.replace(aside, path)

@@ -13,19 +13,20 @@ import numpy as np
 from jax.sharding import AxisType, Mesh
 
 from vr1_jax.config import DataConfig, TrainConfig
-from vr1_jax.config_files import ConfigError, to_json
-from vr1_jax.data.cache import CachedMedia
+from vr1_jax.config_files import to_json
 from vr1_jax.data.collate import Bucket
 from vr1_jax.data.encode import Encoder
-from vr1_jax.data.frames import VisualGeometry
 from vr1_jax.data.layout import PromptLayout
-from vr1_jax.data.media import MediaReader
 from vr1_jax.data.pipeline import Batching, Pipeline
 from vr1_jax.data.presentation import Presentation
 from vr1_jax.data.quarantine import Quarantine
 from vr1_jax.data.record_file import RecordFile
 from vr1_jax.data.sources import Kind, Selection, Source
 from vr1_jax.data.tokenizer import ChatTokenizer, load_tokenizer
+from vr1_jax.errors import UsageError
+from vr1_jax.media.cache import CachedMedia
+from vr1_jax.media.frames import VisualGeometry
+from vr1_jax.media.reader import MediaReader
 from vr1_jax.models.config import ModelConfig
 from vr1_jax.models.qwen25vl import Qwen25VL, abstract_model
 from vr1_jax.rl.experience import Sampler
@@ -109,12 +110,12 @@ def check_layout(config: TrainConfig, model: ModelConfig, meshes: Meshes) -> Non
     for name, mesh, prompts in (("mesh", meshes.train, at_once), ("mesh.rollout_tensor", meshes.rollout, whole)):
         shards = mesh.shape["data"] * mesh.shape["fsdp"]
         if prompts % shards:
-            raise ConfigError(
+            raise UsageError(
                 f"prompts_per_step {config.prompts_per_step}: {name} splits the {prompts} prompts computed at "
                 f"once over {shards} groups of devices, which does not divide"
             )
         if shards % jax.process_count():
-            raise ConfigError(
+            raise UsageError(
                 f"{name} splits the batch over {shards} groups of devices, which {jax.process_count()} processes "
                 "cannot share: a group of tensor-parallel devices must lie within one process"
             )
@@ -127,27 +128,27 @@ def check_files(config: TrainConfig) -> None:
     for name in ("records", "heldout"):
         for path in getattr(data, name):
             if not Path(path).is_file():
-                raise ConfigError(f"data.{name}: {path}: no such file")
+                raise UsageError(f"data.{name}: {path}: no such file")
     if data.sizes is not None and not Path(data.sizes).is_file():
-        raise ConfigError(f"data.sizes: {data.sizes}: no such file; scripts/choose_buckets.py writes it")
+        raise UsageError(f"data.sizes: {data.sizes}: no such file; scripts/choose_buckets.py writes it")
     if data.cache is not None and not Path(data.cache).is_dir():
-        raise ConfigError(f"data.cache: {data.cache}: no such directory; scripts/cache_media.py writes it")
+        raise UsageError(f"data.cache: {data.cache}: no such directory; scripts/cache_media.py writes it")
     if not Path(data.media_root).is_dir():
-        raise ConfigError(f"data.media_root: {data.media_root}: no such directory")
+        raise UsageError(f"data.media_root: {data.media_root}: no such directory")
     if Path(config.run).resolve() == Path(config.model).resolve():
-        raise ConfigError(f"run: {config.run} is the model's own directory; name another")
+        raise UsageError(f"run: {config.run} is the model's own directory; name another")
     if config.watch.evaluate_every and not data.heldout:
-        raise ConfigError("watch.evaluate_every asks for evaluations; data.heldout names no records for them")
+        raise UsageError("watch.evaluate_every asks for evaluations; data.heldout names no records for them")
     packages = {"tensorboard": "tensorboardX", "wandb_project": "wandb"}
     for name, package in packages.items():
         if getattr(config.watch, name) and importlib.util.find_spec(package) is None:
-            raise ConfigError(f"watch.{name} needs the package {package}: pip install {package}")
+            raise UsageError(f"watch.{name} needs the package {package}: pip install {package}")
 
 
 def read_model_config(config: TrainConfig) -> ModelConfig:
     assets = assets_directory(Path(config.model))
     if not (assets / "config.json").is_file():
-        raise ConfigError(f"model: {config.model}: no config.json there")
+        raise UsageError(f"model: {config.model}: no config.json there")
     return parse_config(read_hf_config(assets), assets)
 
 

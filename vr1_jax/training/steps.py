@@ -13,13 +13,14 @@ import optax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from vr1_jax.config import OptimizerConfig
 from vr1_jax.models import qwen25vl
 from vr1_jax.models.qwen25vl import Qwen25VL
 from vr1_jax.rl.advantages import GRPOConfig
 from vr1_jax.rl.logprobs import TokenScores, score_completions, score_tokens
 from vr1_jax.rl.loss import loss_denominator, policy_loss
 from vr1_jax.sharding import TRAIN_RULES, constrain, shard
-from vr1_jax.training.optimizer import OptimizerConfig, make_optimizer, trained, with_frozen
+from vr1_jax.training.optimizer import make_optimizer, trained, with_frozen
 from vr1_jax.types import Experience, Prompt, Supervised, TrainState
 
 Metrics = dict[str, Float[Array, ""]]

@@ -4,9 +4,7 @@ import os
 import re
 from dataclasses import dataclass
 
-
-class TargetError(ValueError):
-    """A machine that is not in the table; the message says which are."""
+from vr1_jax.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -74,12 +72,12 @@ def find_target(name: str) -> Target:
     device = DEVICES.get(kind)
     if device is None or (mark == "-") != (device.cores > 0):
         examples = ", ".join(f"{d.name}-8" if d.cores else f"{d.name}x8" for d in DEVICES.values())
-        raise TargetError(f"--target {name}: not in the table; use here, or one like {examples}")
+        raise UsageError(f"--target {name}: not in the table; use here, or one like {examples}")
     count, left = divmod(int(number), device.cores or 1)
     if left:
-        raise TargetError(f"--target {name}: the number counts cores, {device.cores} for each chip of {kind}")
+        raise UsageError(f"--target {name}: the number counts cores, {device.cores} for each chip of {kind}")
     if not count:
-        raise TargetError(f"--target {name}: no devices")
+        raise UsageError(f"--target {name}: no devices")
     return Target(name, device, count)
 
 

@@ -16,11 +16,11 @@ import numpy as np
 import orbax.checkpoint.experimental.v1 as ocp
 import tensorstore as ts
 
+from vr1_jax.errors import UserError
+from vr1_jax.files import read_json
 from vr1_jax.weights import blocks
 from vr1_jax.weights.blocks import Index
 from vr1_jax.weights.checkpoint_dir import PARAMS
-from vr1_jax.weights.errors import CheckpointError
-from vr1_jax.weights.json_files import read_json
 from vr1_jax.weights.tree import nest
 
 _CHUNK_BYTES = 32 * 2**20
@@ -107,11 +107,11 @@ class StoredParameters:
         try:
             block = self._stores[path][index].read().result()
         except (ValueError, OSError) as error:
-            raise CheckpointError(
+            raise UserError(
                 f"{self._directory}: cannot read {path}, a file is damaged or lost: {error}"
             ) from error
         if not blocks.is_finite(block):
-            raise CheckpointError(f"{self._directory}: {path} has values that are not finite numbers")
+            raise UserError(f"{self._directory}: {path} has values that are not finite numbers")
         return block
 
     def _open(self, path: str, shape: tuple[int, ...]) -> ts.TensorStore:
@@ -125,11 +125,11 @@ class StoredParameters:
         try:
             store = ts.open(spec, open=True, read=True).result()
         except (ValueError, OSError) as error:
-            raise CheckpointError(
+            raise UserError(
                 f"{self._directory}: parameter {path} is missing or damaged ({_short(error)})"
             ) from error
         if tuple(store.shape) != tuple(shape):
-            raise CheckpointError(
+            raise UserError(
                 f"{self._directory}: {path} has shape {list(store.shape)}, the config asks for {list(shape)}"
             )
         return store

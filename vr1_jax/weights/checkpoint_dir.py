@@ -14,10 +14,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from vr1_jax.errors import UserError
+from vr1_jax.files import read_json, write_json
 from vr1_jax.models.config import ModelConfig
-from vr1_jax.weights.errors import CheckpointError
 from vr1_jax.weights.hf_directory import parse_config, read_hf_config
-from vr1_jax.weights.json_files import read_json, write_json
 
 FORMAT = 1
 META, HF, STEPS = "meta.json", "hf", "checkpoints"
@@ -74,14 +74,14 @@ def is_checkpoint(path: Path) -> bool:
 def find_checkpoint(path: Path, step: int | None = None) -> Checkpoint:
     """The checkpoint of a run or converted directory: its latest step, unless told which."""
     if not is_checkpoint(path):
-        raise CheckpointError(f"{path}: not a checkpoint directory (no {HF}/ and {STEPS}/ in it)")
+        raise UserError(f"{path}: not a checkpoint directory (no {HF}/ and {STEPS}/ in it)")
     if (path / META).is_file() and (found := read_json(path / META).get("format")) != FORMAT:
-        raise CheckpointError(f"{path / META}: format {found!r}; this version reads format {FORMAT}")
+        raise UserError(f"{path / META}: format {found!r}; this version reads format {FORMAT}")
     available = steps(path)
     if not available:
-        raise CheckpointError(f"{path / STEPS}: no finished checkpoint")
+        raise UserError(f"{path / STEPS}: no finished checkpoint")
     if step is not None and step not in available:
-        raise CheckpointError(f"{path}: no step {step}; there are {', '.join(map(str, available))}")
+        raise UserError(f"{path}: no step {step}; there are {', '.join(map(str, available))}")
     return Checkpoint(path, available[-1] if step is None else step)
 
 

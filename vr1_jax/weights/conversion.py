@@ -8,8 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from vr1_jax.errors import UserError
+from vr1_jax.files import check_output_directory, check_space, whole_directory, write_json
 from vr1_jax.models.config import flatten_hf_config
 from vr1_jax.models.qwen25vl import abstract_model
+from vr1_jax.progress import Progress
 from vr1_jax.weights import blocks, mapping
 from vr1_jax.weights.array_store import ParameterWriter, StoredParameters
 from vr1_jax.weights.checkpoint_dir import (
@@ -23,11 +26,7 @@ from vr1_jax.weights.checkpoint_dir import (
     step_directory,
     write_meta,
 )
-from vr1_jax.weights.errors import CheckpointError
 from vr1_jax.weights.hf_directory import DTYPES, HFDirectory
-from vr1_jax.weights.json_files import write_json
-from vr1_jax.weights.output import whole_directory
-from vr1_jax.weights.progress import Progress
 from vr1_jax.weights.safetensors_writer import ShardWriter
 from vr1_jax.weights.tree import parameter_shapes
 
@@ -40,11 +39,11 @@ def hf_to_flax(hf: Path, out: Path, *, dtype: str | None = None, force: bool = F
     target = _DTYPE_OF[dtype] if dtype else _lossless(source.dtypes)
     shapes = parameter_shapes(abstract_model(source.config))
     total = sum(map(math.prod, shapes.values())) * target.itemsize
+    check_output_directory(out, source=hf, force=force, replaceable=_is_converted_model)
+    check_space(out, total)
     with (
-        whole_directory(
-            out, source=hf, bytes_needed=total, force=force, replaceable=_is_converted_model
-        ) as directory,
-        Progress("converting", total) as progress,
+        whole_directory(out) as directory,
+        Progress("converting", total, "B") as progress,
     ):
         writer = ParameterWriter(step_directory(directory, 0), shapes, target)
         for rule in mapping.rules(source.config):
@@ -72,7 +71,7 @@ def flax_to_hf(
     hf_config = flatten_hf_config(found.hf_config)
     name = dtype or hf_config.get("torch_dtype") or "float32"
     if name not in [*_DTYPE_OF]:  # a list: a broken file may hold what has no hash
-        raise CheckpointError(
+        raise UserError(
             f"{found.assets / 'config.json'}: torch_dtype {name!r} is not one of {', '.join(_DTYPE_OF)}"
         )
     target = _DTYPE_OF[name]
@@ -83,11 +82,11 @@ def flax_to_hf(
         for key in rule.keys(shapes[rule.path])
     }
     total = sum(map(math.prod, published.values())) * target.itemsize
+    check_output_directory(out, source=checkpoint, force=force, replaceable=_is_exported_model)
+    check_space(out, total)
     with (
-        whole_directory(
-            out, source=checkpoint, bytes_needed=total, force=force, replaceable=_is_exported_model
-        ) as directory,
-        Progress("exporting", total) as progress,
+        whole_directory(out) as directory,
+        Progress("exporting", total, "B") as progress,
     ):
         in_order = {key: published[key] for key in sorted(published, key=_natural)}
         writer = ShardWriter(directory, in_order, target, max_shard_bytes)
@@ -120,7 +119,7 @@ def _published_config(hf_config: dict[str, Any], dtype: str) -> dict[str, Any]:
 def _refuse_overflow(key: str, array: np.ndarray) -> None:
     """Only float16 is too narrow for a trained weight; infinities would surface much later, as NaN."""
     if array.dtype == np.float16 and not np.isfinite(array).all():
-        raise CheckpointError(f"{key}: values do not fit float16; export as bfloat16 or float32")
+        raise UserError(f"{key}: values do not fit float16; export as bfloat16 or float32")
 
 
 def _lossless(dtypes: set[np.dtype]) -> np.dtype:

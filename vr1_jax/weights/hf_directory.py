@@ -13,12 +13,12 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from vr1_jax.models.config import ModelConfig, UnsupportedModel, parse_hf_config
+from vr1_jax.errors import UsageError, UserError
+from vr1_jax.files import read_json
+from vr1_jax.models.config import ModelConfig, parse_hf_config
 from vr1_jax.models.qwen25vl import abstract_model
 from vr1_jax.weights import blocks, mapping
 from vr1_jax.weights.blocks import Index
-from vr1_jax.weights.errors import CheckpointError
-from vr1_jax.weights.json_files import read_json
 from vr1_jax.weights.tree import parameter_shapes
 
 SINGLE_FILE = "model.safetensors"
@@ -83,12 +83,12 @@ class HFDirectory:
         if self.config.text.tied and "lm_head.weight" in self._tensors:
             self._drop_tied_head()
         if missing := [key for key in expected if key not in self._tensors]:
-            raise CheckpointError(f"{self.directory}: weights are missing: {_some(missing)}")
+            raise UserError(f"{self.directory}: weights are missing: {_some(missing)}")
         if unknown := [tensor.key for key, tensor in self._tensors.items() if key not in expected]:
-            raise CheckpointError(f"{self.directory}: weights that Qwen2.5-VL does not have: {_some(unknown)}")
+            raise UserError(f"{self.directory}: weights that Qwen2.5-VL does not have: {_some(unknown)}")
         for key, tensor in self._tensors.items():
             if tensor.shape != expected[key]:
-                raise CheckpointError(
+                raise UserError(
                     f"{tensor.file}: {tensor.key} has shape {list(tensor.shape)}, "
                     f"config.json asks for {list(expected[key])}"
                 )
@@ -97,7 +97,7 @@ class HFDirectory:
         """A tied model has no head of its own; a file may still hold a copy of the embedding."""
         head, embed = self._tensors.pop("lm_head.weight"), self._tensors.get("model.embed_tokens.weight")
         if embed is None or head.shape != embed.shape or not _same_rows(head, embed):
-            raise CheckpointError(
+            raise UserError(
                 f"{head.file}: {head.key} differs from the embedding, but config.json says tie_word_embeddings; "
                 "set it to false or remove the key"
             )
@@ -106,52 +106,48 @@ class HFDirectory:
 def read_hf_config(directory: Path) -> dict[str, Any]:
     path = directory / "config.json"
     if not path.is_file():
-        raise CheckpointError(f"{directory}: no config.json: not a Hugging Face model directory")
+        raise UserError(f"{directory}: no config.json: not a Hugging Face model directory")
     return read_json(path)
 
 
 def parse_config(hf_config: dict[str, Any], directory: Path) -> ModelConfig:
     try:
         return parse_hf_config(hf_config)
-    except UnsupportedModel as error:
-        raise CheckpointError(f"{directory / 'config.json'}: {error}") from error
+    except UsageError as error:
+        raise UserError(f"{directory / 'config.json'}: {error}") from error
 
 
 def _weight_files(directory: Path) -> dict[Path, set[str]]:
     """The safetensors files, with the keys that the index promises of each (none without an index)."""
     single, index = directory / SINGLE_FILE, directory / INDEX_FILE
     if single.is_file() and index.is_file():
-        raise CheckpointError(
-            f"{directory}: both {SINGLE_FILE} and {INDEX_FILE} exist; remove the one that is stale"
-        )
+        raise UserError(f"{directory}: both {SINGLE_FILE} and {INDEX_FILE} exist; remove the one that is stale")
     if single.is_file():
         return {single: set()}
     if index.is_file():
         return _indexed_files(index)
     pickled = sorted(path.name for suffix in ("bin", "pt", "pth") for path in directory.glob(f"*.{suffix}"))
     if pickled:
-        raise CheckpointError(
+        raise UserError(
             f"{directory}: only pickled weights ({pickled[0]}), which could run code; "
             "rewrite them with transformers, as safetensors: from_pretrained(DIR).save_pretrained(NEW)"
         )
-    raise CheckpointError(f"{directory}: neither {SINGLE_FILE} nor {INDEX_FILE}; is the download complete?")
+    raise UserError(f"{directory}: neither {SINGLE_FILE} nor {INDEX_FILE}; is the download complete?")
 
 
 def _indexed_files(index: Path) -> dict[Path, set[str]]:
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(f"{index}: no weight_map")
+        raise UserError(f"{index}: no weight_map")
     files: dict[Path, set[str]] = {}
     for key, name in weight_map.items():
         # Plain names only: an index must not reach outside its directory.
         if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
-            raise CheckpointError(
-                f"{index}: {key} is said to be in {name!r}, not the name of a safetensors file here"
-            )
+            raise UserError(f"{index}: {key} is said to be in {name!r}, not the name of a safetensors file here")
         files.setdefault(index.parent / name, set()).add(key)
     for file in files:
         if not file.is_file():
-            raise CheckpointError(f"{index}: names {file.name}, which does not exist; is the download complete?")
+            raise UserError(f"{index}: names {file.name}, which does not exist; is the download complete?")
     return files
 
 
@@ -161,16 +157,14 @@ def _collect(directory: Path, files: dict[Path, set[str]]) -> dict[str, Tensor]:
     for file, promised in files.items():
         found = _tensors_in(file)
         if promised and (wrong := promised ^ {tensor.key for tensor in found}):
-            raise CheckpointError(
-                f"{directory / INDEX_FILE} and {file.name} disagree about {_some(sorted(wrong))}"
-            )
+            raise UserError(f"{directory / INDEX_FILE} and {file.name} disagree about {_some(sorted(wrong))}")
         for tensor in found:
             name = mapping.published_name(tensor.key)
             if name.endswith(_DERIVED_BUFFERS):
                 continue
             if name in tensors:
                 other = tensors[name]
-                raise CheckpointError(f"{file}: {tensor.key} is a duplicate of {other.key} in {other.file.name}")
+                raise UserError(f"{file}: {tensor.key} is a duplicate of {other.key} in {other.file.name}")
             tensors[name] = tensor
     return tensors
 
@@ -180,10 +174,10 @@ def _tensors_in(file: Path) -> list[Tensor]:
         with safe_open(file, framework="numpy") as opened:
             slices = [(key, opened.get_slice(key)) for key in opened.keys()]  # noqa: SIM118 (not a dict)
     except SafetensorError as error:
-        raise CheckpointError(f"{file}: truncated or not a safetensors file ({error}); fetch it again") from error
+        raise UserError(f"{file}: truncated or not a safetensors file ({error}); fetch it again") from error
     for key, part in slices:
         if part.get_dtype() not in DTYPES and not key.endswith(_DERIVED_BUFFERS):
-            raise CheckpointError(
+            raise UserError(
                 f"{file}: {key} is {part.get_dtype()}; supported are {', '.join(DTYPES)} (no quantised weights)"
             )
     return [
@@ -198,7 +192,7 @@ def _fill(out: np.ndarray, rule: mapping.Rule, tensor: Tensor, shape: tuple[int,
     block = tensor.read(*(axis[0] for axis in runs)) if whole else np.block(_nested(runs, tensor))
     blocks.copy_into(out, rule.from_published(block, out.shape))
     if not blocks.is_finite(out):
-        raise CheckpointError(f"{tensor.file}: {tensor.key} has values that are not finite numbers in {out.dtype}")
+        raise UserError(f"{tensor.file}: {tensor.key} has values that are not finite numbers in {out.dtype}")
 
 
 def _nested(runs: list[list[slice]], tensor: Tensor, *outer: slice) -> list:

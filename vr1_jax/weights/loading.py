@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 
+from vr1_jax.errors import UserError
 from vr1_jax.models.config import ModelConfig
 from vr1_jax.models.qwen25vl import Qwen25VL, abstract_model
 from vr1_jax.sharding import TRAIN_RULES, Rules, shardings
 from vr1_jax.weights import blocks
 from vr1_jax.weights.array_store import StoredParameters
 from vr1_jax.weights.checkpoint_dir import HF, STEPS, find_checkpoint, is_checkpoint
-from vr1_jax.weights.errors import CheckpointError
 from vr1_jax.weights.hf_directory import HFDirectory
 from vr1_jax.weights.tree import parameter_shapes
 
@@ -42,17 +42,17 @@ def load_model(
 
 def open_source(path: Path, step: int | None = None) -> tuple[Source, ModelConfig]:
     if not path.is_dir():
-        raise CheckpointError(f"{path}: no such directory")
+        raise UserError(f"{path}: no such directory")
     if is_checkpoint(path):
         checkpoint = find_checkpoint(path, step)
         shapes = parameter_shapes(abstract_model(checkpoint.config))
         return StoredParameters(checkpoint.directory, shapes), checkpoint.config
     if not (path / "config.json").is_file():
-        raise CheckpointError(
+        raise UserError(
             f"{path}: neither a Hugging Face model (config.json) nor a checkpoint ({HF}/ and {STEPS}/)"
         )
     if step is not None:
-        raise CheckpointError(f"{path}: a Hugging Face directory has no steps")
+        raise UserError(f"{path}: a Hugging Face directory has no steps")
     source = HFDirectory(path)
     return source, source.config
 

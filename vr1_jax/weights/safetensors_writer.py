@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from vr1_jax.files import write_json
 from vr1_jax.weights.hf_directory import DTYPES, INDEX_FILE, SINGLE_FILE
-from vr1_jax.weights.json_files import write_json
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 

@@ -1,0 +1,106 @@
+"""Results and comparisons as text for a terminal; figures in percent."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vr1_jax.tools.compare import published
+from vr1_jax.tools.compare.comparison import CAUSES
+
+SHOWN_BROKEN = 5
+SHOWN_SETTING = 60
+
+
+def result_table(summary: Mapping[str, Any], final_acc: Mapping[str, float], frames: int) -> str:
+    """What was reached, by group, beside what the paper reports."""
+    broken, several = summary["broken"], "answers_each" in summary
+    each = f" with {summary['answers_each']} answers each" if several else ""
+    lines = [
+        f"{summary['benchmark'] or 'unknown benchmark'}, at most {frames} frames, {summary['rules']} rules: "
+        f"{summary['samples']} questions{each}, {broken} broken, {summary['cut_short']} answers cut short"
+    ]
+    names = {"all": "all questions" + (" (broken ones are wrong)" if broken else "")}
+    if broken:
+        names["answered"] = "answered questions"
+    names["mean of tasks"] = "mean of tasks"
+    rows = [(label, summary["score"][name]) for name, label in names.items() if name in summary["score"]]
+    for name in ("pass@k", "maj@k") if several else ():
+        rows += [(name.replace("k", k), mean) for k, mean in summary[name].items()]
+    for grouping, groups in summary["by"].items():
+        rows += [(f"{grouping.replace('_', ' ')}: {name}", mean) for name, mean in groups.items()]
+    cells = [(name, str(mean["count"]), percent(mean["mean"]), _interval(mean)) for name, mean in rows]
+    lines += _align([("", "questions", "percent", "95% interval"), *cells])
+    kinds = {"mean_acc": "accuracy", "mean_mra": "mean relative accuracy"}
+    lines.append("final_acc: " + ", ".join(f"{kinds[name]} {percent(x)}" for name, x in final_acc.items()))
+    for sample in summary["broken_samples"][:SHOWN_BROKEN]:
+        lines.append(f"  broken: {sample['error']}")
+    if broken > SHOWN_BROKEN:
+        lines.append(f"  and {broken - SHOWN_BROKEN} more in broken_samples")
+    return "\n".join([*lines, *_published(summary["benchmark"] or "", frames)])
+
+
+def comparison_table(found: Mapping[str, Any], names: Sequence[str]) -> str:
+    difference, right = found["difference"], found["right"]
+    lines = [f"A {names[0]}", f"B {names[1]}", f"{found['samples']} questions in both"]
+    for side, count in found["only_in"].items():
+        if count:
+            lines.append(f"{count} questions only in {side.upper()}, left out")
+    scores = " -> ".join(percent(found["score"][side]) for side in "ab")
+    lines.append(f"score {scores}, difference {percent(difference['mean'], sign=True)} {_interval(difference)}")
+    lines.append(
+        f"right in both {right['both']}, only in A {right['only_a']}, only in B {right['only_b']}, "
+        f"in neither {right['neither']} (signs flipped by video: p = {right['p']:.3g})"
+    )
+    header = ("cause", "questions", "better in A", "better in B", "share of the difference")
+    rows = [(name, *_cause(found["causes"][name])) for name in CAUSES if found["causes"][name]["samples"]]
+    lines += _align([header, *rows])
+    for name, (a, b) in found["settings"].items():
+        same_start = _short(a) == _short(b)
+        lines.append(f"{name}: {'differs far in' if same_start else f'{_short(a)} in A, {_short(b)} in B'}")
+    return "\n".join(lines)
+
+
+def percent(share: float | None, *, sign: bool = False) -> str:
+    return "-" if share is None else f"{100 * share:{'+' if sign else ''}.1f}"
+
+
+def _published(benchmark: str, frames: int) -> list[str]:
+    rows = published.rows(benchmark)
+    if not rows:
+        return []
+    cells = [
+        (
+            ("* " if row.frames == frames else "  ") + row.model,
+            str(row.frames or "-"),
+            f"{row.score(benchmark):.1f}",
+            f"Table {row.table}",
+        )
+        for row in rows
+    ]
+    return [f"the paper ({published.SOURCE}) on {benchmark}, * at the same number of frames:", *_align(cells)]
+
+
+def _interval(mean: Mapping[str, Any]) -> str:
+    if mean["interval"] is None:
+        return ""
+    low, high = mean["interval"]
+    return f"[{percent(low)}, {percent(high)}]"
+
+
+def _cause(counts: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        str(counts["samples"]),
+        str(counts["better_in_a"]),
+        str(counts["better_in_b"]),
+        percent(counts["difference"], sign=True),
+    )
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= SHOWN_SETTING else text[: SHOWN_SETTING - 3] + "..."
+
+
+def _align(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns: the first to the left, the others to the right."""
+    first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
+    return ["  ".join(["", name.ljust(first), *map(str.rjust, cells, others)]).rstrip() for name, *cells in rows]

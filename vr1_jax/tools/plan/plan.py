@@ -1,0 +1,277 @@
+"""What a run needs before it is started: bytes on each device by phase, and seconds a step.
+
+Every program is compiled from abstract shapes, so nothing but the config is needed. What the compiler sets aside
+for temporaries is exact where the devices planned for are at hand; elsewhere the CPU's compiler estimates it.
+"""
+
+import dataclasses
+import hashlib
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from vr1_jax.config import TrainConfig
+from vr1_jax.data.collate import Bucket
+from vr1_jax.errors import UsageError
+from vr1_jax.models import flops
+from vr1_jax.models.config import ModelConfig
+from vr1_jax.models.precision import computing_in
+from vr1_jax.models.published import PUBLISHED, size_in_name
+from vr1_jax.tools.plan.programs import Outline, Program, bytes_per_device, programs
+from vr1_jax.tools.plan.this_machine import ON_CPU, is_estimate
+from vr1_jax.training import setup
+from vr1_jax.training.optimizer import trained
+from vr1_jax.training.targets import Target
+
+log = logging.getLogger("vr1_jax")
+
+
+@dataclass(frozen=True)
+class Assumptions:
+    """Shares of a device's figures that a run is taken to reach. Not measured: change them to what you see."""
+
+    memory: float = 0.92  # the driver, libraries and fragments take the rest
+    flops: float = 0.4  # of the peak, where many tokens are computed at once, recomputation counted
+    bandwidth: float = 0.6  # where answers are decoded token by token
+
+
+# Arguments, temporaries and results of compiled programs, by what their text hashes to.
+Sizes = dict[bytes, tuple[int, int, int]]
+
+
+@dataclass(frozen=True)
+class Need:
+    """One program at work, bytes on each device."""
+
+    phase: str
+    bucket: str
+    held: int  # what else lives meanwhile
+    arguments: int
+    temporaries: int
+    results: int  # beyond arguments that are given up
+
+    @property
+    def together(self) -> int:
+        return self.held + self.arguments + self.temporaries + self.results
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Bytes on each device of what a run is made of. Caches and gradients are parts of temporaries."""
+
+    masters: int
+    moments: int
+    gradients: int
+    reference: int
+    policy: int
+    prompt_cache: int
+    answer_cache: int
+
+    @property
+    def state(self) -> int:
+        return self.masters + self.moments
+
+
+@dataclass(frozen=True)
+class Plan:
+    parts: Parts
+    needs: list[Need]
+    seconds: dict[str, dict[str, float]]  # of each bucket's step, by phase; empty where the device is not known
+    memory: float  # of a device
+    assumptions: Assumptions
+
+    @property
+    def peak(self) -> Need:
+        return max(self.needs, key=lambda need: need.together)
+
+    @property
+    def fits(self) -> bool:
+        return self.peak.together <= self.memory * self.assumptions.memory
+
+
+def planned_model(config: TrainConfig) -> tuple[ModelConfig, str]:
+    """The model in the config's directory, or the published one of the size that its name speaks of."""
+    try:
+        return setup.read_model_config(config), config.model
+    except UsageError as error:
+        size = size_in_name(config.model)
+        if size is None:
+            raise UsageError(
+                f"{error}, and its name tells none of the sizes {', '.join(PUBLISHED)}; give --model a directory"
+            ) from None
+        return PUBLISHED[size], f"published {size}"
+
+
+def make_plan(
+    config: TrainConfig,
+    model: ModelConfig,
+    target: Target,
+    assumptions: Assumptions = Assumptions(),
+    seen: Sizes | None = None,
+) -> Plan:
+    """`seen` carries sizes of programs from plan to plan: configs and buckets share them."""
+    meshes = setup.make_meshes(config)
+    setup.check_layout(config, model, meshes)
+    outline = Outline(config, model, meshes)
+    parts, needs, seen = _parts(outline), [], {} if seen is None else seen
+    for program in programs(outline):
+        log.info("compiling: %s %s", program.phase, program.bucket)
+        needs.append(_need(program, outline, parts, seen))
+    seconds = {}
+    if target.device.flops:
+        seconds = {f"{kind}: {b}": _seconds(outline, kind, b, target, assumptions) for kind, b in outline.buckets}
+    return Plan(parts, needs, seconds, target.device.memory, assumptions)
+
+
+def missing_files(config: TrainConfig) -> str | None:
+    """What training would refuse to start without, of the data: planning only tells."""
+    try:
+        setup.check_files(config)
+    except UsageError as error:
+        return str(error)
+    return None
+
+
+def _parts(outline: Outline) -> Parts:
+    config, model = outline.config, outline.state.model
+    masters, sampled = bytes_per_device(model), config.stage == "rl"
+    copied = sampled or outline.evaluates
+    caches = [_caches(outline, kind, bucket) for kind, bucket in outline.buckets] if sampled else [(0, 0)]
+    return Parts(
+        masters=masters,
+        moments=bytes_per_device(outline.state) - masters,
+        gradients=bytes_per_device(trained(model, config.optimizer)),
+        reference=bytes_per_device(outline.reference) if outline.has_reference else 0,
+        policy=bytes_per_device(outline.policy) if copied else 0,
+        prompt_cache=max(prompts for prompts, _ in caches),
+        answer_cache=max(answers for _, answers in caches),
+    )
+
+
+def _caches(outline: Outline, kind: str, bucket: Bucket) -> tuple[int, int]:
+    """Of prompts and of answers. Inside a program nothing names their place: rows and kv heads are split."""
+    mesh, heads = outline.meshes.rollout.shape, outline.model.text.kv_heads
+    split = mesh["data"] * mesh["fsdp"] * (mesh["tensor"] if heads % mesh["tensor"] == 0 else 1)
+    state = outline.sampling_state(kind, bucket)
+    prompts = [(cache.keys, cache.values) for cache in state.prompts]
+    return bytes_per_device(prompts) // split, bytes_per_device((state.cache.keys, state.cache.values)) // split
+
+
+def _need(program: Program, outline: Outline, parts: Parts, seen: Sizes) -> Need:
+    with computing_in(outline.config.compute_dtype):
+        lowered = program.lower()
+    key = hashlib.sha256(lowered.as_text().encode()).digest()
+    if key not in seen:
+        memory = lowered.compile(compiler_options=ON_CPU if is_estimate() else None).memory_analysis()
+        results = memory.output_size_in_bytes - memory.alias_size_in_bytes
+        seen[key] = memory.argument_size_in_bytes, memory.temp_size_in_bytes, results
+    return Need(program.phase, program.bucket, _held(program.phase, outline, parts), *seen[key])
+
+
+def _held(phase: str, outline: Outline, parts: Parts) -> int:
+    """What lives beside a program's own arguments, as the loop holds it."""
+    if phase in ("copy", "rollout"):
+        return parts.state + parts.reference
+    if phase == "reference":
+        cast = bytes_per_device(outline.reference) if outline.scores_policy else 0
+        return parts.state + (cast if outline.has_reference else 0)
+    if phase == "loss":
+        return parts.state + parts.policy
+    if phase == "evaluate":  # SFT also scores the right answers, in the precision of training
+        cast = bytes_per_device(outline.reference) if outline.config.stage == "sft" else 0
+        return parts.state + parts.reference + cast
+    return parts.reference
+
+
+def _seconds(outline: Outline, kind: str, bucket: Bucket, target: Target, shares: Assumptions) -> dict[str, float]:
+    """By FLOPs and bytes over what the devices are assumed to reach. Answers are taken to be of full length."""
+    config, model, device = outline.config, outline.model, target.device
+    compute = target.count * device.flops * shares.flops
+    stream = device.bandwidth * shares.bandwidth
+    rl, groups = config.stage == "rl", outline.groups(kind)
+    work = flops.Workload(
+        config.prompts_per_step,
+        bucket.slices,
+        bucket.patches,
+        bucket.tokens,
+        groups[0] if rl else 1,
+        config.rollout.sampling.max_new_tokens if rl else config.data.answer_tokens,
+        sum(groups[1:]),
+    )
+    optimizer = flops.optimizer_bytes(model) / (target.count * stream)
+    trains_vision = not config.optimizer.freeze_vision
+    update = flops.update(model, work, remat=True, trains_vision=trains_vision) / compute * config.epochs_per_batch
+    update += optimizer * config.updates_per_step
+    if not rl:
+        return {"update": update}
+    read = flops.rollout(model, dataclasses.replace(work, answer=1)) / compute
+    copies = max(target.count // config.mesh.rollout_tensor, 1)
+    share = dataclasses.replace(work, prompts=-(-work.prompts // copies))
+    width = 2 if config.compute_dtype == "bfloat16" else 4
+    moved = flops.rollout_bytes(model, share, bytes_per_value=width) / config.mesh.rollout_tensor
+    arithmetic = flops.rollout(model, work) / compute - read
+    scored = outline.has_reference + outline.scores_policy
+    return {
+        "rollout": read + max(moved / stream, arithmetic),
+        "reference": scored * flops.reference(model, work) / compute,
+        "update": update,
+    }
+
+
+def report(plan: Plan, config: TrainConfig, model: ModelConfig, source: str, target: Target) -> Iterable[str]:
+    """The plan as lines to read."""
+    meshes, parts, memory = setup.make_meshes(config), plan.parts, plan.memory
+    count = flops.count_parameters(model).total
+    size = f"{count / 1e9:.3g} billion parameters" if count > 1e9 else f"{count / 1e6:.3g} million parameters"
+    yield f"{config.stage} of {size} ({source}) on {target.count} x {target.device.name}"
+    axes = ", ".join(f"{name} {size}" for name, size in meshes.train.shape.items())
+    yield f"mesh: {axes}; sampling: tensor {meshes.rollout.shape['tensor']}"
+    yield ""
+    unit, name = (1e9, "GB") if plan.peak.together > 1e9 else (1e6, "MB")
+    yield f"{name} on each device"
+    rows = {
+        "master parameters, fp32": parts.masters,
+        f"optimizer moments, {config.optimizer.moments}": parts.moments,
+        "gradients, fp32 (part of the update's temporaries)": parts.gradients,
+        f"reference, {config.compute_dtype}": parts.reference,
+        f"copy that samples, {config.compute_dtype}": parts.policy,
+        "cache of prompts (part of the rollout's temporaries)": parts.prompt_cache,
+        "cache of answers (part of the rollout's temporaries)": parts.answer_cache,
+    }
+    for row, size in rows.items():
+        if size:
+            yield f"  {row:<52} {_number(size, unit)}"
+    yield ""
+    columns = ("held", "given", "temp", "new", "all")
+    yield f"{'phase':<10} {'data':<52} {' '.join(f'{c:>7}' for c in columns)}"
+    for need in plan.needs:
+        sizes = (need.held, need.arguments, need.temporaries, need.results, need.together)
+        yield f"{need.phase:<10} {need.bucket:<52} {' '.join(_number(size, unit) for size in sizes)}"
+    if is_estimate() and target.name != "here":
+        yield "Temporaries by the CPU's compiler: an estimate, the target's own compiler may need more or less."
+    yield from _times(plan)
+    peak, left = plan.peak, memory * plan.assumptions.memory - plan.peak.together
+    verdict = (
+        f"fits, {left / 1e9:.1f} GB to spare" if plan.fits else f"does not fit, {-left / 1e9:.1f} GB too much"
+    )
+    yield ""
+    yield (
+        f"peak {peak.together / 1e9:.1f} GB in {peak.phase}{f' ({peak.bucket})' if peak.bucket else ''}; usable "
+        f"{plan.assumptions.memory:.0%} of {memory / 1e9:.1f} GB: {verdict}"
+    )
+
+
+def _times(plan: Plan) -> Iterable[str]:
+    shares = plan.assumptions
+    for bucket, phases in plan.seconds.items():
+        parts = ", ".join(f"{name} {seconds:.3g}" for name, seconds in phases.items())
+        yield f"seconds a step, derived, {bucket}: {sum(phases.values()):.3g} ({parts})"
+    if plan.seconds:
+        yield (
+            f"  assuming {shares.flops:.0%} of peak FLOPs, {shares.bandwidth:.0%} of bandwidth while decoding, "
+            "answers of full length; without data, rewards and moving weights"
+        )
+
+
+def _number(size: int, unit: float) -> str:
+    return f"{size / unit:7.2f}"

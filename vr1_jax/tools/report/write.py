@@ -1,0 +1,194 @@
+"""`write_report`: gather, thin, pack, write."""
+
+import base64
+import gzip
+import hashlib
+import html
+import json
+import math
+from dataclasses import dataclass, field, fields
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from vr1_jax.errors import UsageError, UserError
+from vr1_jax.files import check_output_file, whole_file
+from vr1_jax.progress import Progress
+from vr1_jax.rl.advantages import GRPOConfig
+from vr1_jax.tools.report.answers import habits, shares, spread_out, step_page
+from vr1_jax.tools.report.findings import find
+from vr1_jax.tools.report.frames import Frames, open_frames
+from vr1_jax.tools.report.run_files import ENVIRONMENT, Run, read_run
+from vr1_jax.tools.report.tokens import TokenTexts
+from vr1_jax.weights.checkpoint_dir import HF
+
+MEGABYTES = 24.0
+SCRIPTS = ("data.js", "chart.js", "curves.js", "map.js", "text.js", "answers.js", "page.js")  # in this order
+
+
+@dataclass(frozen=True)
+class Written:
+    """What went into the file. `notes` say what is missing from it."""
+
+    steps: int
+    steps_with_answers: int
+    steps_shown: int
+    notes: list[str]
+
+
+def write_report(
+    run: Path,
+    out: Path,
+    *,
+    force: bool = False,
+    megabytes: float = MEGABYTES,
+    media_root: Path | None = None,
+) -> Written:
+    """The report of a run's directory as one HTML file.
+
+    Numbers of all steps are in it. Answers and frames are kept of as many steps as fit in `megabytes`, spread
+    evenly. Media are read under `media_root`, by default where the run's config says.
+    """
+    check_output_file(out, force=force)
+    files = read_run(run)
+    algorithm = _algorithm(files)
+    columns, table = _survey(files, algorithm.threshold)
+    pages = _Pages(int(megabytes * 1e6))
+    if table:
+        with open_frames(files, media_root) as frames:
+            pages.fill(files, sorted(table), frames, algorithm)
+    summary = {
+        "run": files.path.resolve().name,
+        "environment": files.environment,
+        "metrics": columns,
+        "before": files.before,
+        "map": table,
+        "shown": sorted(pages.steps),
+        "threshold": algorithm.threshold,
+        "refused": dict(files.refused),
+        "notes": [*dict.fromkeys(files.notes), *pages.notes(len(table))],
+    }
+    summary["findings"] = find(files, columns)
+    with whole_file(out) as file:
+        file.write(_page(summary))
+        for step, packed in pages.steps.items():
+            file.write(f'<script type="text/plain" id="step-{step}">{packed}</script>\n')
+        for number, strip in enumerate(pages.strips):
+            file.write(f'<script type="application/json" id="strip-{number}">{strip}</script>\n')
+        file.write("</body>\n</html>\n")
+    return Written(len(columns["step"]), len(table), len(pages.steps), summary["notes"])
+
+
+def _algorithm(run: Run) -> GRPOConfig:
+    known = {item.name for item in fields(GRPOConfig)}
+    settings = run.setting("grpo", {})
+    try:
+        return GRPOConfig(**{name: value for name, value in settings.items() if name in known})
+    except (UsageError, AttributeError, TypeError) as error:
+        raise UserError(f"{run.path / ENVIRONMENT}: grpo: {error}") from None
+
+
+def _survey(run: Run, threshold: float) -> tuple[dict[str, list], dict[int, list]]:
+    """Every number of every step by name, and for each step with answers its prompts' shares of correct ones."""
+    lines, table = {line["step"]: dict(line) for line in run.metrics}, {}
+    with Progress("steps read", max(1, len(run.rollouts))) as progress:
+        for step in sorted(run.rollouts):
+            if prompts := run.prompts(step):
+                table[step] = shares(prompts, threshold)
+                lines.setdefault(step, {"step": step}).update(habits(prompts))
+            progress.advance()
+    steps = sorted(lines)
+    names = sorted({name for line in lines.values() for name in line} - {"step"})
+    return {"step": steps, **{name: [_number(lines[step].get(name)) for step in steps] for name in names}}, table
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(f"{value:.6g}")
+
+
+@dataclass
+class _Pages:
+    """Answers of steps and strips of frames, packed: as many as the budget holds. A clip's strip is kept once."""
+
+    budget: int  # bytes in the file
+    steps: dict[int, str] = field(default_factory=dict)
+    strips: list[str] = field(default_factory=list)
+    _clips: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+
+    def fill(self, run: Run, steps: list[int], frames: Frames, algorithm: GRPOConfig) -> None:
+        tokenizer = run.path / HF / "tokenizer.json"
+        texts = TokenTexts(tokenizer) if tokenizer.is_file() else None
+        if texts is None:
+            run.notes.append(f"no {HF}/tokenizer.json: answers are shown without the log-probs of their tokens")
+        left = self.budget
+        with Progress("megabytes packed", max(1, round(self.budget / 1e6))) as progress:
+            for step in spread_out(steps):
+                prompts = run.prompts(step)
+                page = step_page(prompts, texts, algorithm)
+                before = len(self.strips)
+                for shown, prompt in zip(page, prompts, strict=True):
+                    shown["frames"] = self._frames(prompt, frames)
+                packed = pack(page)
+                size = len(packed) + sum(map(len, self.strips[before:]))
+                if size > left and self.steps:
+                    del self.strips[before:]  # what only this step needs
+                    break
+                self.steps[step] = packed
+                progress.advance(round((self.budget - left + size) / 1e6) - round((self.budget - left) / 1e6))
+                left -= size
+        self.steps = dict(sorted(self.steps.items()))
+
+    def _frames(self, prompt: dict[str, Any], frames: Frames) -> dict[str, Any] | None:
+        """{"strip": number} or {"missing": why}; None for a question about text."""
+        if prompt["data_type"] == "text":
+            return None
+        clip = (prompt["data_type"], prompt["path"])
+        if clip not in self._clips:
+            strip = frames.strip(prompt)
+            if "missing" in strip:
+                self._clips[clip] = strip
+            else:
+                self._clips[clip] = {"strip": len(self.strips)}
+                self.strips.append(json.dumps(strip))
+        return self._clips[clip]
+
+    def notes(self, steps: int) -> list[str]:
+        notes = []
+        missing = [clip["missing"] for clip in self._clips.values() if "missing" in clip]
+        if missing:
+            notes.append(f"frames of {len(missing)} of {len(self._clips)} clips cannot be shown: {missing[0]}")
+        if len(self.steps) < steps:
+            notes.append(
+                f"answers and frames of {len(self.steps)} of {steps} steps are in this file, spread evenly, to "
+                f"keep it near {self.budget / 1e6:g} MB; numbers of all steps are"
+            )
+        return notes
+
+
+def pack(content: Any) -> str:
+    """JSON, gzipped, in base64: nothing in it can end the element that holds it."""
+    text = json.dumps(content, allow_nan=False, separators=(",", ":"))
+    return base64.b64encode(gzip.compress(text.encode("ascii"), mtime=0)).decode("ascii")
+
+
+def _page(summary: dict[str, Any]) -> str:
+    """The document up to the answers. It may run this script and this style, and reach nothing else."""
+    page = resources.files(__package__) / "page"
+    style = (page / "style.css").read_text("utf-8")
+    parts = "\n".join((page / name).read_text("utf-8") for name in SCRIPTS)
+    script = f'"use strict";\n(() => {{\n{parts}\n}})();\n'
+    policy = (
+        f"default-src 'none'; img-src data:; style-src 'sha256-{_sha256(style)}'; "
+        f"script-src 'sha256-{_sha256(script)}'; base-uri 'none'; form-action 'none'"
+    )
+    template = Template((page / "page.html").read_text("utf-8"))
+    return template.substitute(
+        title=html.escape(summary["run"]), policy=policy, style=style, script=script, summary=pack(summary)
+    )
+
+
+def _sha256(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")

@@ -1,0 +1,239 @@
+"""Small models for the built-in world: a Qwen-compatible tokenizer, two configurations, no weights."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from numpy.random import default_rng
+
+from vr1_jax.data.prompts import ANSWER_FORM, EVALUATION_TAGS, PONDER, TRAINING_TAGS
+from vr1_jax.tools.world.scenes import ORDERED, STILL
+
+# Qwen2.5-VL's special tokens, in its order; ids follow the text vocabulary.
+SPECIAL_TOKENS = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|object_ref_start|>",
+    "<|object_ref_end|>",
+    "<|box_start|>",
+    "<|box_end|>",
+    "<|quad_start|>",
+    "<|quad_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
+# The world's words become one token each; a larger vocabulary would stay empty.
+TOKENIZER_SIZE = 728
+TEXT_TOKENS = TOKENIZER_SIZE - len(SPECIAL_TOKENS)
+IDS = {token: TEXT_TOKENS + n for n, token in enumerate(SPECIAL_TOKENS)}
+
+CHAT_TEMPLATE = """\
+{%- for message in messages %}
+{%- if loop.first and message.role != 'system' %}
+{{- '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' }}
+{%- endif %}
+{{- '<|im_start|>' + message.role + '\\n' }}
+{%- if message.content is string %}{{ message.content }}
+{%- else %}
+{%- for part in message.content %}
+{%- if part.type == 'image' %}{{ '<|vision_start|><|image_pad|><|vision_end|>' }}
+{%- elif part.type == 'video' %}{{ '<|vision_start|><|video_pad|><|vision_end|>' }}
+{%- else %}{{ part.text }}
+{%- endif %}
+{%- endfor %}
+{%- endif %}
+{{- '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}
+"""
+
+# Words as Qwen's tokenizers see them.
+WORD_PATTERN = "|".join(
+    (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)",  # contractions
+        r"[^\r\n\p{L}\p{N}]?\p{L}+",  # letters, with the space or sign before them
+        r"\p{N}",  # one digit at a time
+        r" ?[^\s\p{L}\p{N}]+[\r\n]*",  # signs
+        r"\s*[\r\n]+",
+        r"\s+(?!\S)",
+        r"\s+",
+    )
+)
+
+
+def write_tokenizer(directory: Path) -> None:
+    """Trains a byte-level BPE on the world's words; writes what a model directory has beside its weights."""
+    from tokenizers import (
+        Regex,
+        Tokenizer,
+        decoders,
+        models,
+        normalizers,
+        pre_tokenizers,
+        processors,
+        trainers,
+    )
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(WORD_PATTERN), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=TEXT_TOKENS, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    tokenizer.train_from_iterator(_corpus(), trainer)
+    assert tokenizer.get_vocab_size() == TEXT_TOKENS  # or the special tokens' ids would not be `IDS`
+    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
+
+    directory.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(directory / "tokenizer.json"))
+    _write_json(
+        directory / "tokenizer_config.json",
+        {
+            "tokenizer_class": "Qwen2Tokenizer",
+            "chat_template": CHAT_TEMPLATE,
+            "eos_token": "<|im_end|>",
+            "pad_token": "<|endoftext|>",
+            "unk_token": None,
+            "bos_token": None,
+            "add_prefix_space": False,
+            "clean_up_tokenization_spaces": False,
+            "split_special_tokens": False,
+            "model_max_length": 4096,
+        },
+    )
+    _write_json(
+        directory / "generation_config.json",
+        {
+            "pad_token_id": IDS["<|endoftext|>"],
+            "eos_token_id": [IDS["<|im_end|>"], IDS["<|endoftext|>"]],
+            "do_sample": True,
+            "temperature": 1.0,
+        },
+    )
+    _write_json(
+        directory / "preprocessor_config.json",
+        {
+            "image_processor_type": "Qwen2VLImageProcessor",
+            "processor_class": "Qwen2_5_VLProcessor",
+            "min_pixels": 4 * 28 * 28,
+            "max_pixels": 16384 * 28 * 28,
+            "patch_size": 14,
+            "temporal_patch_size": 2,
+            "merge_size": 2,
+            "image_mean": [0.48145466, 0.4578275, 0.40821073],
+            "image_std": [0.26862954, 0.26130258, 0.27577711],
+        },
+    )
+
+
+def _corpus() -> Iterator[str]:
+    """Everything the world says, the same whatever world is written."""
+    yield from (PONDER, TRAINING_TAGS, EVALUATION_TAGS, *ANSWER_FORM.values())
+    yield "Options:\n system\nYou are a helpful assistant. user\n assistant\n A. B. C. D."
+    for task in ORDERED + STILL:
+        for right in range(task.choices):
+            for seed in range(10):
+                scene = task.paint(right, 56, default_rng(seed), default_rng(seed))
+                yield from (scene.question, *scene.answers)
+                yield f"<think>{scene.reasoning}</think>\n<answer>{scene.answers[right]}</answer>"
+
+
+def tiny_config() -> dict:
+    """About 1 million parameters: learns the built-in world on two CPU cores."""
+    return _config(
+        text={"hidden_size": 128, "num_hidden_layers": 4, "intermediate_size": 256},
+        heads=(4, 2),
+        mrope_section=[4, 6, 6],
+        vision={"hidden_size": 64, "depth": 2, "num_heads": 4, "intermediate_size": 128},
+        full_attention=[1],
+        vocab_size=TOKENIZER_SIZE,
+        tied=True,
+    )
+
+
+def small_config() -> dict:
+    """About 30 million parameters: every part of the published architecture at a size for benchmarks."""
+    return _config(
+        text={"hidden_size": 384, "num_hidden_layers": 8, "intermediate_size": 1024},
+        heads=(6, 2),
+        mrope_section=[8, 12, 12],
+        vision={"hidden_size": 320, "depth": 6, "num_heads": 4, "intermediate_size": 864},
+        full_attention=[2, 5],
+        vocab_size=8192,
+        tied=False,
+    )
+
+
+def _config(
+    *,
+    text: dict,
+    heads: tuple[int, int],
+    mrope_section: list[int],
+    vision: dict,
+    full_attention: list[int],
+    vocab_size: int,
+    tied: bool,
+) -> dict:
+    """config.json in the flat layout of the published models."""
+    return {
+        "architectures": ["Qwen2_5_VLForConditionalGeneration"],
+        "model_type": "qwen2_5_vl",
+        **text,
+        "num_attention_heads": heads[0],
+        "num_key_value_heads": heads[1],
+        "hidden_act": "silu",
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1_000_000.0,
+        "rope_scaling": {"type": "mrope", "mrope_section": mrope_section},
+        "max_position_embeddings": 4096,
+        "attention_dropout": 0.0,
+        "initializer_range": 0.02,
+        "use_sliding_window": False,
+        "sliding_window": 4096,
+        "max_window_layers": text["num_hidden_layers"],
+        "tie_word_embeddings": tied,
+        "use_cache": True,
+        "torch_dtype": "float32",
+        "vocab_size": vocab_size,
+        "bos_token_id": IDS["<|endoftext|>"],
+        "eos_token_id": IDS["<|im_end|>"],
+        "vision_start_token_id": IDS["<|vision_start|>"],
+        "vision_end_token_id": IDS["<|vision_end|>"],
+        "vision_token_id": IDS["<|vision_pad|>"],
+        "image_token_id": IDS["<|image_pad|>"],
+        "video_token_id": IDS["<|video_pad|>"],
+        "vision_config": {
+            **vision,
+            "hidden_act": "silu",
+            "in_chans": 3,
+            "out_hidden_size": text["hidden_size"],
+            "patch_size": 14,
+            "spatial_patch_size": 14,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+            "tokens_per_second": 2,
+            "window_size": 112,
+            "fullatt_block_indexes": full_attention,
+        },
+    }
+
+
+def write_model_directory(directory: Path, config: dict) -> None:
+    """A Hugging Face model directory without weights: training starts it from random ones."""
+    write_tokenizer(directory)
+    _write_json(directory / "config.json", config)
+
+
+def _write_json(path: Path, content: dict) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
