@@ -26,19 +26,18 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def plan(path: str, target_name: str, overrides: list[str]) -> int:
-    from vr1_jax.training.targets import find_target, simulate
+    from vr1_jax.tools.plan.devices import find_target, simulate, this_machine
 
     target = None
     if target_name != "here":
         target = find_target(target_name)
-        simulate(target)  # jax, imported below, counts its devices once
+        simulate(target)  # before jax counts its devices
 
     logging.basicConfig(format="%(message)s")  # other packages: warnings only
     logging.getLogger("vr1_jax").setLevel(logging.INFO)
 
     from vr1_jax.config import load_config
     from vr1_jax.tools.plan.plan import make_plan, missing_files, planned_model, report
-    from vr1_jax.tools.plan.this_machine import this_machine
 
     config = load_config(path, overrides)
     model, source = planned_model(config)

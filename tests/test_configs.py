@@ -29,7 +29,7 @@ MACHINES = {
 
 PLAN_ALL = """
 import dataclasses, json, sys
-from vr1_jax.training.targets import find_target, simulate
+from vr1_jax.tools.plan.devices import find_target, simulate
 machine, configs, overrides = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3:]
 target = find_target("h200" if machine == "demo" else machine)
 simulate(target)

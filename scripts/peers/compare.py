@@ -15,6 +15,7 @@ line is one JSON object with everything.
 
 import argparse
 import dataclasses
+import importlib.metadata
 import json
 import os
 import statistics
@@ -112,13 +113,14 @@ def busy_seconds(cores: list[int]) -> float:
 def prepare(directory: Path, side: int, new_tokens: int) -> dict[str, int]:
     """Two random models, and one prompt with given answers to it."""
     from vr1_jax.tools.benchmark import inputs
-    from vr1_jax.tools.benchmark.random_model import write_random_model
-    from vr1_jax.tools.benchmark.sizes import SETTINGS, SMALL
+    from vr1_jax.tools.benchmark.sizes import SIZES
+    from vr1_jax.tools.random_model import write_random_model
+    from vr1_jax.tools.world.model import SMALL
 
+    _, work, _ = SIZES["30m"]
     patches = (side // SMALL.vision.patch) ** 2
-    visual = SETTINGS["30m"].work.slices * patches // SMALL.vision.merge**2
-    changes = {"patches": patches, "tokens": visual + TEXT_TOKENS, "answer": new_tokens}
-    work = dataclasses.replace(SETTINGS["30m"].work, **changes)
+    visual = work.slices * patches // SMALL.vision.merge**2
+    work = dataclasses.replace(work, patches=patches, tokens=visual + TEXT_TOKENS, answer=new_tokens)
     for seed, name in enumerate(("model", "reference")):
         write_random_model(directory / name, SMALL, np.dtype(np.float32), seed)
     ordered, shuffled = (inputs.prompt_arrays(SMALL, work, reverse=reverse) for reverse in (False, True))
@@ -189,14 +191,8 @@ def main() -> None:
     print_table(result["programs"])
     from vr1_jax.tools.benchmark.device import describe
 
-    versions = {name: metadata_version(name) for name in ("torch", "transformers")}
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
     print(json.dumps({"benchmark": "peers", **describe(), "peer_versions": versions, **result}))
-
-
-def metadata_version(name: str) -> str:
-    from importlib.metadata import version
-
-    return version(name)
 
 
 if __name__ == "__main__":

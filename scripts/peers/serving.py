@@ -25,13 +25,12 @@ def serve(step: Callable[[Stopwatch], None], check: Callable[[], dict[str, float
         whole, phases = Stopwatch(), Stopwatch()
         with whole("step"):
             step(phases)
-        timing = whole.timings["step"]
         _answer(
             answers,
             {
-                "seconds": timing.seconds[0],
-                "processor_seconds": timing.cpu_seconds[0],
-                "phases": {name: phase.seconds[0] for name, phase in phases.timings.items()},
+                "seconds": whole.seconds["step"],
+                "processor_seconds": whole.cpu_seconds["step"],
+                "phases": phases.seconds,
                 "peak_memory": peak_memory(),
             },
         )

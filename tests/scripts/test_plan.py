@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from vr1_jax.tools.plan import devices
 from vr1_jax.tools.world.model import tiny_config
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -58,14 +59,10 @@ def test_missing_data_is_told_and_no_obstacle(planned):
 
 
 def test_what_does_not_fit_fails(load_command, config, capsys, monkeypatch):
-    from vr1_jax.tools.plan import this_machine as here
-    from vr1_jax.training.targets import Device, Target
-
-    machine = here.this_machine()
+    machine = devices.this_machine()
     small = dataclasses.replace(machine.device, memory=1e6)
     assert machine.count == 8
-    assert isinstance(machine.device, Device)
-    monkeypatch.setattr(here, "this_machine", lambda: Target("here", small, machine.count))
+    monkeypatch.setattr(devices, "this_machine", lambda: dataclasses.replace(machine, device=small))
     arguments = ["--config", str(config), "--prompts-per-step", "8", "--optimizer.moments", "factored"]
     assert load_command("plan").main(arguments) == 1
     assert "does not fit" in capsys.readouterr().out.splitlines()[-1]

@@ -1,121 +1,121 @@
-"""One benchmark from its command-line arguments: what `scripts/bench.py` runs."""
+"""One benchmark from its command-line arguments: a table to read, and everything as JSON for the last line."""
 
 import argparse
 import dataclasses
-import tempfile
-from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
+from vr1_jax.models.precision import computing_in
+from vr1_jax.tools.benchmark import sizes
+from vr1_jax.tools.benchmark.device import Cost, Peaks, costs, describe, measure_peaks, peak_memory
+from vr1_jax.tools.benchmark.measure import BENCHMARKS
+from vr1_jax.tools.benchmark.sizes import Subject
+from vr1_jax.tools.benchmark.timing import Timing
 
-from vr1_jax.errors import UsageError, UserError
-from vr1_jax.tools.benchmark import output, phases
-from vr1_jax.tools.benchmark.compiling import measure_compile
-from vr1_jax.tools.benchmark.device import describe, measure_peaks, peak_memory
-from vr1_jax.tools.benchmark.floors import costs
-from vr1_jax.tools.benchmark.sizes import SETTINGS, Setting, changed, of_config
-
-if TYPE_CHECKING:
-    from vr1_jax.config import TrainConfig
-
-MEASURED: dict[str, Callable[[Setting, int], tuple[phases.Timings, phases.Timings]]] = {
-    "step": phases.measure_step,
-    "rollout": phases.measure_rollout,
-    "reference": phases.measure_reference,
-    "update": phases.measure_update,
-    "sft": phases.measure_sft,
-}
-SHAPES = ("prompts", "slices", "patches", "tokens", "group", "shuffled_group", "answer")
-FIELDS = (*SHAPES, "microbatches", "tensor", "rollout_tensor", "dtype")
+# Options that change a subject's shapes, its mesh or its dtype.
+CHANGES = (
+    *("prompts", "slices", "patches", "tokens", "group", "shuffled_group", "answer"),
+    *("microbatches", "tensor", "rollout_tensor", "dtype"),
+)
+# The stage whose programs are measured; of all other benchmarks, the config's own.
+_STAGES = {"sft": "sft", "rollout": "rl", "reference": "rl"}
+_OF_HOST = ("compile", "load", "data")  # which need no peaks to compare with
 
 
 def run(chosen: argparse.Namespace) -> dict[str, Any]:
     """Measures, prints the table, and gives everything for the last line."""
-    config, setting = _of_config(chosen) if chosen.config else (None, SETTINGS[chosen.size or "tiny"])
-    setting = changed(setting, {name: value for name in FIELDS if (value := getattr(chosen, name)) is not None})
-    _check(setting)
-    result = {"benchmark": chosen.what, **describe(), "setting": dataclasses.asdict(setting)}
-    if chosen.what == "compile":
-        output.print_heading(result, setting, None)
-        result["programs"] = measure_compile(setting)
-        output.print_programs(result["programs"])
-        return result
-    if chosen.what in MEASURED:
-        peaks = measure_peaks(setting.dtype)
-        result["peaks"] = dataclasses.asdict(peaks)
-        output.print_heading(result, setting, peaks)
-        timings, first = MEASURED[chosen.what](setting, chosen.repeats)
-        result["phases"] = output.phase_results(timings, first, costs(setting, peaks), peaks)
-        result["rates"] = _rates(setting, timings)
+    changes = {name: value for name in CHANGES if (value := getattr(chosen, name)) is not None}
+    stage = _STAGES.get(chosen.what)
+    if chosen.config:
+        subject = sizes.of_file(chosen.config, chosen.kind, stage, **changes)
     else:
-        output.print_heading(result, setting, None)
-        measure = _load if chosen.what == "load" else _data
-        timings, result["rates"] = measure(chosen, config, setting)
-        result["phases"] = {name: {"seconds": timing.as_json()} for name, timing in timings.items()}
+        subject = sizes.of_size(chosen.size or "tiny", stage, **changes)
+    if chosen.model:
+        subject = dataclasses.replace(subject, model=chosen.model)
+    config, work, mesh = subject.config, subject.work, subject.config.mesh
+    result = {
+        "benchmark": chosen.what,
+        **describe(),
+        "setting": {
+            "name": subject.name,
+            "model": dataclasses.asdict(subject.outline.model),
+            "work": dataclasses.asdict(work),
+            "dtype": config.compute_dtype,
+            "microbatches": config.microbatches,
+            "tensor": mesh.tensor,
+            "rollout_tensor": mesh.rollout_tensor,
+        },
+    }
+    with computing_in(config.compute_dtype):
+        peaks = None if chosen.what in _OF_HOST else measure_peaks(config.compute_dtype)
+        _print_heading(result, subject, peaks)
+        measured = BENCHMARKS[chosen.what](subject, chosen.repeats)
+    if measured.programs:
+        _print_programs(measured.programs)
+        return result | {"programs": measured.programs}
+    floors: dict[str, Cost] = {}
+    if peaks:
+        result["peaks"] = dataclasses.asdict(peaks)
+        dtype, tensor = config.compute_dtype, mesh.rollout_tensor
+        floors = costs(subject.outline.model, work, peaks, dtype=dtype, rollout_tensor=tensor)
+    result["phases"] = {name: _phase(t, floors.get(name), peaks) for name, t in measured.timings.items()}
+    result["rates"] = measured.rates
     result["peak_memory_bytes"] = peak_memory()
-    output.print_phases(result["phases"])
-    output.print_rates(result["rates"] | {"peak_memory_bytes": result["peak_memory_bytes"]})
+    _print_phases(result["phases"])
+    _print_rates(measured.rates | {"peak_memory_bytes": result["peak_memory_bytes"]})
     return result
 
 
-def _of_config(chosen: argparse.Namespace) -> "tuple[TrainConfig, Setting]":
-    from vr1_jax.config import load_config
-    from vr1_jax.errors import UsageError
-
-    try:
-        config = load_config(chosen.config)
-        return config, of_config(config, chosen.kind)
-    except UsageError as error:
-        raise UsageError(str(error)) from None
-
-
-def _check(setting: Setting) -> None:
-    work = setting.work
-    smallest = {"prompts": 1, "slices": 1, "patches": 4, "tokens": 4, "group": 2, "shuffled_group": 0, "answer": 2}
-    for name, least in smallest.items():
-        if getattr(work, name) < least:
-            option = name.replace("_", "-")
-            raise UsageError(f"--{option} {getattr(work, name)}: must be at least {least}")
-    if setting.microbatches < 1 or work.prompts % setting.microbatches:
-        raise UsageError(f"--microbatches {setting.microbatches} does not divide --prompts {work.prompts}")
-
-
-def _rates(setting: Setting, timings: phases.Timings) -> dict[str, float]:
-    """Tokens are those of every answer at its full length."""
-    work = setting.work
-    sampled, trained = work.rows * work.answer, work.prompts * work.group * work.answer
-    tokens = {"rollout": sampled, "decode": sampled - work.rows, "reference": trained, "update": trained}
-    tokens["sft"] = work.prompts * work.answer
-    rates = {
-        f"{name}_tokens_per_second": tokens[name] / timing.median
-        for name, timing in timings.items()
-        if name in tokens
+def _phase(timing: Timing, cost: Cost | None, peaks: Peaks | None) -> dict[str, Any]:
+    found = {"seconds": timing.as_json(), "first_seconds": timing.first}
+    if cost is None or peaks is None:
+        return found
+    return found | {
+        "flops": cost.flops,
+        "bytes": cost.bytes,
+        "floor_seconds": cost.floor,
+        "share_of_flops_peak": cost.flops / timing.median / peaks.flops,
+        "share_of_bytes_peak": cost.bytes / timing.median / peaks.bytes,
+        "share_of_floor": cost.floor / timing.median,
     }
-    if "update" in timings and "rollout" in timings:
-        rates["step_seconds"] = sum(timing.median for timing in timings.values())
-    return rates
 
 
-def _load(chosen: argparse.Namespace, config: "TrainConfig | None", setting: Setting):
-    from vr1_jax.tools.benchmark.host import measure_load
-    from vr1_jax.tools.benchmark.random_model import write_random_model
+def _print_heading(machine: dict[str, Any], subject: Subject, peaks: Peaks | None) -> None:
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    print(f"{machine['devices']} x {machine['device']}, {machine['cores']} cores; {versions}; {machine['date']}")
+    work = subject.work
+    print(
+        f"model {subject.name} in {subject.config.compute_dtype}: {work.prompts} prompts of {work.tokens} tokens "
+        f"with {work.slices} slices of {work.patches} patches; {work.group} + {work.shuffled_group} answers of "
+        f"{work.answer} tokens; {subject.config.microbatches} microbatches"
+    )
+    if peaks:
+        print(f"peaks, measured here: {peaks.flops / 1e12:.3g} TFLOP/s, {peaks.bytes / 1e9:.4g} GB/s")
+    print(flush=True)
 
-    if model := chosen.model or (config and Path(config.model)):
-        try:
-            return measure_load(model, setting, chosen.repeats)
-        except UserError as error:
-            raise UsageError(str(error)) from None
-    with tempfile.TemporaryDirectory() as scratch:
-        model = Path(scratch) / "model"
-        write_random_model(model, setting.model, np.dtype(setting.dtype))
-        return measure_load(model, setting, chosen.repeats)
+
+def _print_phases(results: dict[str, Any]) -> None:
+    titles = ("median s", "min", "max", "first", "TFLOP", "GB", "floor s", "of floor")
+    print(f"{'phase':<12}" + "".join(f"{title:>10}" for title in titles))
+    for name, phase in results.items():
+        seconds = phase["seconds"]
+        numbers = [seconds["median"], seconds["min"], seconds["max"], phase["first_seconds"]]
+        if "flops" in phase:
+            numbers += [phase["flops"] / 1e12, phase["bytes"] / 1e9, phase["floor_seconds"]]
+        line = f"{name:<12}" + "".join(f"{number:>10.4g}" for number in numbers)
+        print(line + (f"{phase['share_of_floor']:>10.1%}" if "flops" in phase else ""))
 
 
-def _data(chosen: argparse.Namespace, config: "TrainConfig | None", setting: Setting):
-    from vr1_jax.tools.benchmark.host import built_in_data, measure_data
+def _print_programs(results: dict[str, Any]) -> None:
+    columns = ("trace_seconds", "compile_seconds", "argument_bytes", "temporary_bytes", "output_bytes")
+    titles = ("trace s", "compile s", "arguments GB", "temporary GB", "results GB")
+    print(f"{'program':<12}" + "".join(f"{title:>14}" for title in titles))
+    for name, program in results.items():
+        values = (program[c] / 1e9 if c.endswith("bytes") else program[c] for c in columns)
+        print(f"{name:<12}" + "".join(f"{value:>14.4g}" for value in values))
 
-    if config:
-        return measure_data(config, chosen.repeats)
-    with tempfile.TemporaryDirectory() as scratch:
-        return measure_data(built_in_data(Path(scratch)), chosen.repeats)
+
+def _print_rates(rates: dict[str, float]) -> None:
+    print()
+    for name, value in rates.items():
+        unit = f"{value / 1e9:.4g} GB" if name.endswith("bytes") else f"{value:.4g}"
+        print(f"{name.removesuffix('_bytes').replace('_', ' ')}: {unit}")

@@ -1,4 +1,4 @@
-"""The machine: what it is, and what it reaches at best. Shares of a peak are shares of what was measured here."""
+"""The machine: what it is, what it reaches at best, and the least time that each phase can take on it."""
 
 import importlib.metadata
 import os
@@ -6,22 +6,36 @@ import platform
 import resource
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from vr1_jax.models import flops
+from vr1_jax.models.config import ModelConfig
+from vr1_jax.models.flops import Workload
 
 _IN_A_ROW = 5
 
 
 @dataclass(frozen=True)
 class Peaks:
-    """Of all devices together, measured on the first."""
+    """Of all devices together, measured on the first: shares of a peak are shares of what was reached here."""
 
     flops: float  # a second, of one large matrix product in the compute dtype
     bytes: float  # a second, read and written by one large copy
     devices: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """`flops` are the model's, without what is computed again to save memory."""
+
+    flops: int
+    bytes: int  # that must be read or written beside the matrix products' operands
+    floor: float  # seconds
 
 
 def describe() -> dict[str, Any]:
@@ -53,6 +67,35 @@ def peak_memory() -> int:
     """Bytes: of the fullest device, or of this process where memory is the host's."""
     peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in jax.local_devices()]
     return max(peaks) or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def costs(model: ModelConfig, work: Workload, peaks: Peaks, *, dtype: str, rollout_tensor: int) -> dict[str, Cost]:
+    """By phase. `prompts` and `decode` are the parts of `rollout`."""
+
+    def compute(count: int, moved: int = 0) -> Cost:
+        return Cost(count, moved, count / peaks.flops + moved / peaks.bytes)
+
+    read = compute(flops.rollout(model, replace(work, answer=1)))
+    decode = _decode(model, work, peaks, width=jnp.dtype(dtype).itemsize, rollout_tensor=rollout_tensor)
+    return {
+        "prompts": read,
+        "decode": decode,
+        "rollout": Cost(read.flops + decode.flops, decode.bytes, read.floor + decode.floor),
+        "reference": compute(flops.reference(model, work)),
+        "update": compute(flops.update(model, work), flops.optimizer_bytes(model)),
+    }
+
+
+def _decode(model: ModelConfig, work: Workload, peaks: Peaks, *, width: int, rollout_tensor: int) -> Cost:
+    """Every token takes the longer of its arithmetic and its reading; each copy of the weights is read."""
+    copies = max(peaks.devices // rollout_tensor, 1)
+    share = replace(work, prompts=-(-work.prompts // copies))
+    written = range(1, work.answer)
+    count = np.array([flops.decode(model, work, slots) for slots in written], float)
+    reads = [flops.decode_bytes(model, share, slots, bytes_per_value=width) for slots in written]
+    moved = copies * np.array(reads, float)
+    floor = np.maximum(count / peaks.flops, moved / peaks.bytes).sum()
+    return Cost(int(count.sum()), int(moved.sum()), float(floor))
 
 
 def _fastest(f: Callable[..., jax.Array], x: jax.Array, other: jax.Array, repeats: int = 4) -> float:

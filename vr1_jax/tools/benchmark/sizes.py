@@ -1,92 +1,107 @@
-"""What to measure: a model's dimensions and the shapes of a step, by name or from a training config."""
+"""What to measure: a training config with the shapes of one step, of a built-in size or from a file."""
 
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Literal
 
+from vr1_jax.config import DataConfig, TrainConfig, WatchConfig, load_config
+from vr1_jax.data.collate import Bucket
+from vr1_jax.data.sources import cost
 from vr1_jax.errors import UsageError
-from vr1_jax.models.config import ModelConfig, TextConfig, VisionConfig
+from vr1_jax.models.config import ModelConfig
 from vr1_jax.models.flops import Workload
+from vr1_jax.models.published import PUBLISHED
+from vr1_jax.tools.plan.programs import Outline
+from vr1_jax.tools.world.model import SMALL, TINY
+from vr1_jax.training import setup
 
-if TYPE_CHECKING:
-    from vr1_jax.config import TrainConfig
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One benchmark's subject. The mesh is (1, -1, tensor) in training, (1, -1, rollout_tensor) in sampling."""
-
-    name: str
-    model: ModelConfig
-    work: Workload
-    dtype: str = "bfloat16"
-    microbatches: int = 1
-    tensor: int = 1
-    rollout_tensor: int = 1
-
-
-def _published(text: TextConfig) -> ModelConfig:
-    vision = VisionConfig(32, 1280, 16, 3420, text.width, (7, 15, 23, 31), tokens_per_second=2.0)
-    return ModelConfig(text, vision, 151655, 151656, 151652, 151653)
-
-
-def _of_built_in_world(text: TextConfig, vision: VisionConfig) -> ModelConfig:
-    return ModelConfig(text, vision, 726, 727, 723, 724)
-
-
-TINY = _of_built_in_world(
-    TextConfig(4, 128, 4, 2, 256, 728, (4, 6, 6), 1e6, 1e-6, tied=True),
-    VisionConfig(2, 64, 4, 128, 128, (1,), tokens_per_second=2.0),
-)
-SMALL = _of_built_in_world(
-    TextConfig(8, 384, 6, 2, 1024, 8192, (8, 12, 12), 1e6, 1e-6, tied=False),
-    VisionConfig(6, 320, 4, 864, 384, (2, 5), tokens_per_second=2.0),
-)
-QWEN_3B = _published(TextConfig(36, 2048, 16, 2, 11008, 151936, (16, 24, 24), 1e6, 1e-6, tied=True))
-QWEN_7B = _published(TextConfig(28, 3584, 28, 4, 18944, 152064, (16, 24, 24), 1e6, 1e-6, tied=False))
+Stage = Literal["sft", "rl"]
 
 # 16 frames at the training budget and answers of up to 768 tokens, as configs/tgrpo_a100.py has them.
 _VIDEO_STEP = Workload(prompts=8, slices=8, patches=540, tokens=1408, group=8, answer=768, shuffled_group=4)
 
-SETTINGS = {
-    "tiny": Setting("tiny", TINY, Workload(8, 4, 16, 192, 8, 48, 4), "float32"),
-    "30m": Setting("30m", SMALL, Workload(1, 8, 324, 831, 8, 64, 4), "float32"),
-    "3b": Setting("3b", QWEN_3B, _VIDEO_STEP, microbatches=8),
-    "7b": Setting("7b", QWEN_7B, _VIDEO_STEP, microbatches=8),
+# The model, its step, and what else is not TrainConfig's default.
+SIZES: dict[str, tuple[ModelConfig, Workload, dict[str, Any]]] = {
+    "tiny": (TINY, Workload(8, 4, 16, 192, 8, 48, 4), {"compute_dtype": "float32"}),
+    "30m": (SMALL, Workload(1, 8, 324, 831, 8, 64, 4), {"compute_dtype": "float32"}),
+    **{size.lower(): (model, _VIDEO_STEP, {"microbatches": 8}) for size, model in PUBLISHED.items()},
 }
 
 
-def of_config(config: "TrainConfig", kind: str = "video") -> Setting:
-    """The middle one of a kind's buckets, and the model in the config's directory."""
-    from vr1_jax.data.sources import cost
-    from vr1_jax.training.setup import read_model_config
+@dataclass(frozen=True)
+class Subject:
+    """What a benchmark measures."""
 
+    name: str
+    outline: Outline  # a step in one bucket of one kind, with one update of the whole batch
+    file: TrainConfig | None = None  # as it was read, with all its buckets
+    model: Path | None = None  # a directory with weights; without one they are random
+
+    @property
+    def config(self) -> TrainConfig:
+        return self.outline.config
+
+    @property
+    def work(self) -> Workload:
+        return self.outline.workload(*self.outline.buckets[0])
+
+
+def of_size(name: str, stage: Stage | None = None, **changes: Any) -> Subject:
+    """A built-in size. `changes`: fields of its workload, `microbatches`, `tensor`, `rollout_tensor`, `dtype`."""
+    model, work, settings = SIZES[name]
+    data = DataConfig(records=("built in",))
+    config = TrainConfig(stage or "rl", model="", run="", steps=1, data=data, **settings)
+    return Subject(name, _outline(config, model, "video", work, changes))
+
+
+def of_file(path: Path, kind: str = "video", stage: Stage | None = None, **changes: Any) -> Subject:
+    """A training config with its model; of a kind's buckets the middle one. `changes` as in `of_size`."""
+    file = load_config(path)
+    config = dataclasses.replace(file, stage=stage or file.stage)
     buckets = getattr(config.data, f"{kind}_buckets")
     if not buckets:
         raise UsageError(f"data.{kind}_buckets is empty; there is no such step to measure")
-    bucket, rollout = sorted(buckets, key=cost)[len(buckets) // 2], config.rollout
-    return Setting(
-        Path(config.model).name,
-        read_model_config(config),
-        Workload(
-            prompts=config.prompts_per_step,
-            slices=bucket.slices,
-            patches=bucket.patches,
-            tokens=bucket.tokens,
-            group=rollout.group,
-            answer=rollout.sampling.max_new_tokens if config.stage == "rl" else config.data.answer_tokens,
-            shuffled_group=rollout.shuffled_group if kind == "video" else 0,
-        ),
-        config.compute_dtype,
-        config.microbatches,
-        config.mesh.tensor,
-        config.mesh.rollout_tensor,
-    )
+    bucket, model = sorted(buckets, key=cost)[len(buckets) // 2], setup.read_model_config(config)
+    work = Outline(config, model, setup.make_meshes(config)).workload(kind, bucket)
+    directory = Path(config.model)
+    return Subject(directory.name, _outline(config, model, kind, work, changes), file, directory)
 
 
-def changed(setting: Setting, changes: dict[str, int | str]) -> Setting:
-    """With some fields replaced, those of the workload by their own names."""
+def _outline(
+    config: TrainConfig, model: ModelConfig, kind: str, work: Workload, changes: dict[str, Any]
+) -> Outline:
     of_work = {name: value for name, value in changes.items() if name in Workload.__dataclass_fields__}
-    rest = {name: value for name, value in changes.items() if name not in of_work}
-    return dataclasses.replace(setting, work=dataclasses.replace(setting.work, **of_work), **rest)
+    work = dataclasses.replace(work, **of_work)
+    _check(work, model)
+    buckets = {f"{each}_buckets": () for each in ("video", "image", "text")}
+    buckets[f"{kind}_buckets"] = (Bucket(work.slices, work.patches, work.tokens),)
+    mesh = {name: changes[name] for name in ("tensor", "rollout_tensor") if name in changes}
+    sampling = dataclasses.replace(config.rollout.sampling, max_new_tokens=work.answer)
+    config = dataclasses.replace(
+        config,
+        prompts_per_step=work.prompts,
+        updates_per_batch=1,
+        epochs_per_batch=1,
+        refill_rounds=0,
+        microbatches=changes.get("microbatches", config.microbatches),
+        compute_dtype=changes.get("dtype", config.compute_dtype),
+        mesh=dataclasses.replace(config.mesh, **mesh),
+        data=dataclasses.replace(config.data, image_share=None, answer_tokens=work.answer, **buckets),
+        rollout=dataclasses.replace(
+            config.rollout, group=work.group, shuffled_group=work.shuffled_group, sampling=sampling
+        ),
+        watch=WatchConfig(rollouts=False),
+    )
+    return Outline(config, model, setup.make_meshes(config))
+
+
+def _check(work: Workload, model: ModelConfig) -> None:
+    for name in ("slices", "patches", "tokens"):
+        if getattr(work, name) < 1:
+            raise UsageError(f"--{name} {getattr(work, name)}: must be at least 1")
+    units, rest = divmod(work.patches, model.vision.merge**2)
+    if rest:
+        raise UsageError(f"--patches {work.patches} is not a multiple of {model.vision.merge**2}")
+    if work.tokens < work.slices * units + 3:  # its start, its end and a question
+        raise UsageError(f"--tokens {work.tokens} cannot hold {work.slices * units} visual tokens and a question")

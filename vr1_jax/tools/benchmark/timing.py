@@ -1,16 +1,35 @@
-"""Seconds of things that are done again and again: medians, and how far they scatter."""
+"""Seconds of things that are done again and again. Imports no jax: our peers' processes are timed by it too."""
 
 import contextlib
 import statistics
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+
+class Stopwatch:
+    """Seconds of one repeat by phase, as `training.metrics.Phases` counts them, and processor time beside them."""
+
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+        self.cpu_seconds: dict[str, float] = {}  # of all threads of this process
+
+    @contextlib.contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """What is measured must wait for the device itself."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - wall
+        self.cpu_seconds[name] = self.cpu_seconds.get(name, 0.0) + time.process_time() - cpu
 
 
 @dataclass(frozen=True)
 class Timing:
+    """One phase in all repeats."""
+
     seconds: list[float]
-    cpu_seconds: list[float]  # of all threads of this process
+    cpu_seconds: list[float]
+    first: float  # seconds of the first run of all, which compiles
 
     @property
     def median(self) -> float:
@@ -31,21 +50,13 @@ class Timing:
         }
 
 
-@dataclass
-class Stopwatch:
-    """Times phases by name. What is measured must wait for the device itself."""
-
-    timings: dict[str, Timing] = field(default_factory=dict)
-
-    @contextlib.contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        wall, cpu = time.perf_counter(), time.process_time()
-        yield
-        timing = self.timings.setdefault(name, Timing([], []))
-        timing.seconds.append(time.perf_counter() - wall)
-        timing.cpu_seconds.append(time.process_time() - cpu)
-
-    def forget(self) -> dict[str, Timing]:
-        """Start anew, after warming up; gives what was measured so far."""
-        before, self.timings = self.timings, {}
-        return before
+def repeat(body: Callable[[Stopwatch], None], repeats: int, warm_up: int = 1) -> dict[str, Timing]:
+    """Timings of `body` by the phases that it names, after warming up."""
+    watches = [Stopwatch() for _ in range(warm_up + repeats)]
+    for watch in watches:
+        body(watch)
+    first, warm = watches[0], watches[warm_up:]
+    return {
+        name: Timing([watch.seconds[name] for watch in warm], [watch.cpu_seconds[name] for watch in warm], seconds)
+        for name, seconds in first.seconds.items()
+    }

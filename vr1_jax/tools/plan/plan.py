@@ -10,6 +10,8 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import jax
+
 from vr1_jax.config import TrainConfig
 from vr1_jax.data.collate import Bucket
 from vr1_jax.errors import UsageError
@@ -17,13 +19,23 @@ from vr1_jax.models import flops
 from vr1_jax.models.config import ModelConfig
 from vr1_jax.models.precision import computing_in
 from vr1_jax.models.published import PUBLISHED, size_in_name
-from vr1_jax.tools.plan.programs import Outline, Program, bytes_per_device, programs
-from vr1_jax.tools.plan.this_machine import ON_CPU, is_estimate
+from vr1_jax.tools.plan.devices import Target
+from vr1_jax.tools.plan.programs import Outline, Program, Sizes, bytes_per_device, programs
 from vr1_jax.training import setup
 from vr1_jax.training.optimizer import trained
-from vr1_jax.training.targets import Target
 
 log = logging.getLogger("vr1_jax")
+
+# How to compile where CPU devices stand for others. Sizes do not need fast code. The CPU has no bf16 products: it
+# keeps fp32 copies of all layers' weights outside of loops, which accelerators do not, unless it is told to leave
+# everything in its loop.
+_ON_CPU = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+    "xla_disable_hlo_passes": "while-loop-invariant-code-motion",
+}
+if jax.__version_info__ < (0, 11):  # later compilers do not know it; here it saves two thirds of the time
+    _ON_CPU["xla_cpu_use_fusion_emitters"] = False
 
 
 @dataclass(frozen=True)
@@ -35,10 +47,6 @@ class Assumptions:
     bandwidth: float = 0.6  # where answers are decoded token by token
 
 
-# Arguments, temporaries and results of compiled programs, by what their text hashes to.
-Sizes = dict[bytes, tuple[int, int, int]]
-
-
 @dataclass(frozen=True)
 class Need:
     """One program at work, bytes on each device."""
@@ -46,13 +54,11 @@ class Need:
     phase: str
     bucket: str
     held: int  # what else lives meanwhile
-    arguments: int
-    temporaries: int
-    results: int  # beyond arguments that are given up
+    sizes: Sizes
 
     @property
     def together(self) -> int:
-        return self.held + self.arguments + self.temporaries + self.results
+        return self.held + sum(self.sizes)
 
 
 @dataclass(frozen=True)
@@ -107,9 +113,9 @@ def make_plan(
     model: ModelConfig,
     target: Target,
     assumptions: Assumptions = Assumptions(),
-    seen: Sizes | None = None,
+    seen: dict[bytes, Sizes] | None = None,
 ) -> Plan:
-    """`seen` carries sizes of programs from plan to plan: configs and buckets share them."""
+    """`seen` carries sizes of programs from plan to plan, by what their text hashes to: configs share them."""
     meshes = setup.make_meshes(config)
     setup.check_layout(config, model, meshes)
     outline = Outline(config, model, meshes)
@@ -157,15 +163,13 @@ def _caches(outline: Outline, kind: str, bucket: Bucket) -> tuple[int, int]:
     return bytes_per_device(prompts) // split, bytes_per_device((state.cache.keys, state.cache.values)) // split
 
 
-def _need(program: Program, outline: Outline, parts: Parts, seen: Sizes) -> Need:
+def _need(program: Program, outline: Outline, parts: Parts, seen: dict[bytes, Sizes]) -> Need:
     with computing_in(outline.config.compute_dtype):
         lowered = program.lower()
     key = hashlib.sha256(lowered.as_text().encode()).digest()
     if key not in seen:
-        memory = lowered.compile(compiler_options=ON_CPU if is_estimate() else None).memory_analysis()
-        results = memory.output_size_in_bytes - memory.alias_size_in_bytes
-        seen[key] = memory.argument_size_in_bytes, memory.temp_size_in_bytes, results
-    return Need(program.phase, program.bucket, _held(program.phase, outline, parts), *seen[key])
+        seen[key] = Sizes.of(lowered.compile(compiler_options=_ON_CPU if _on_cpu() else None))
+    return Need(program.phase, program.bucket, _held(program.phase, outline, parts), seen[key])
 
 
 def _held(phase: str, outline: Outline, parts: Parts) -> int:
@@ -184,25 +188,15 @@ def _held(phase: str, outline: Outline, parts: Parts) -> int:
 
 
 def _seconds(outline: Outline, kind: str, bucket: Bucket, target: Target, shares: Assumptions) -> dict[str, float]:
-    """By FLOPs and bytes over what the devices are assumed to reach. Answers are taken to be of full length."""
-    config, model, device = outline.config, outline.model, target.device
-    compute = target.count * device.flops * shares.flops
-    stream = device.bandwidth * shares.bandwidth
-    rl, groups = config.stage == "rl", outline.groups(kind)
-    work = flops.Workload(
-        config.prompts_per_step,
-        bucket.slices,
-        bucket.patches,
-        bucket.tokens,
-        groups[0] if rl else 1,
-        config.rollout.sampling.max_new_tokens if rl else config.data.answer_tokens,
-        sum(groups[1:]),
-    )
+    """By FLOPs and bytes over what the devices are assumed to reach."""
+    config, model, work = outline.config, outline.model, outline.workload(kind, bucket)
+    compute = target.count * target.device.flops * shares.flops
+    stream = target.device.bandwidth * shares.bandwidth
     optimizer = flops.optimizer_bytes(model) / (target.count * stream)
     trains_vision = not config.optimizer.freeze_vision
     update = flops.update(model, work, remat=True, trains_vision=trains_vision) / compute * config.epochs_per_batch
     update += optimizer * config.updates_per_step
-    if not rl:
+    if config.stage == "sft":
         return {"update": update}
     read = flops.rollout(model, dataclasses.replace(work, answer=1)) / compute
     copies = max(target.count // config.mesh.rollout_tensor, 1)
@@ -245,9 +239,9 @@ def report(plan: Plan, config: TrainConfig, model: ModelConfig, source: str, tar
     columns = ("held", "given", "temp", "new", "all")
     yield f"{'phase':<10} {'data':<52} {' '.join(f'{c:>7}' for c in columns)}"
     for need in plan.needs:
-        sizes = (need.held, need.arguments, need.temporaries, need.results, need.together)
+        sizes = (need.held, *need.sizes, need.together)
         yield f"{need.phase:<10} {need.bucket:<52} {' '.join(_number(size, unit) for size in sizes)}"
-    if is_estimate() and target.name != "here":
+    if _on_cpu() and target.name != "here":
         yield "Temporaries by the CPU's compiler: an estimate, the target's own compiler may need more or less."
     yield from _times(plan)
     peak, left = plan.peak, memory * plan.assumptions.memory - plan.peak.together
@@ -271,6 +265,10 @@ def _times(plan: Plan) -> Iterable[str]:
             f"  assuming {shares.flops:.0%} of peak FLOPs, {shares.bandwidth:.0%} of bandwidth while decoding, "
             "answers of full length; without data, rewards and moving weights"
         )
+
+
+def _on_cpu() -> bool:
+    return jax.devices()[0].platform == "cpu"
 
 
 def _number(size: int, unit: float) -> str:

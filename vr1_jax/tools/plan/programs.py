@@ -1,14 +1,15 @@
-"""Every program that a run compiles, from abstract arguments: to compile and to plan without weights or data.
+"""Every program that a run compiles, from abstract arguments: to plan without weights or data, and to measure.
 
 The jitted functions are those that the loop calls, and arguments are shaped and placed as the loop places them.
 """
 
+import contextlib
 import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +18,9 @@ from jax.sharding import Mesh
 from vr1_jax.config import TrainConfig
 from vr1_jax.data.collate import Bucket
 from vr1_jax.models.config import ModelConfig
+from vr1_jax.models.flops import Workload
 from vr1_jax.models.qwen25vl import Qwen25VL, abstract_model
-from vr1_jax.sampling import generate as sampling
-from vr1_jax.sampling.generate import Limits, Plan, SamplingState, generate
+from vr1_jax.sampling.generate import Limits, Plan, SamplingState, generate, start
 from vr1_jax.sampling.placement import moving
 from vr1_jax.sharding import ROLLOUT_RULES, TRAIN_RULES, abstract, batch_sharding
 from vr1_jax.training.setup import Meshes, abstract_state, union
@@ -28,13 +29,14 @@ from vr1_jax.types import Completion, Experience, Prompt, Supervised, TrainState
 
 T = TypeVar("T")
 
-# Which tokens end an answer or pad it are constants of the program; they change nothing about its size.
-_STOP, _PAD = (0, 1), 0
+# Which tokens end an answer or pad it are constants of the program; they change nothing about its size. No token
+# is -1: where these programs are run, every answer gets its full length.
+NEVER, PAD = (-1, -1), 0
 
 
 @dataclass(frozen=True)
 class Program:
-    phase: str  # copy, rollout, reference, update, evaluate, loss (of held-out answers)
+    phase: str  # copy (of the weights, to sample with), rollout, reference, update, evaluate, loss (held-out)
     bucket: str  # kind of data and shape; empty where neither matters
     mesh: Mesh | None  # set while it is traced
     function: Any  # jitted
@@ -42,10 +44,30 @@ class Program:
     options: dict[str, Any]
 
     def lower(self) -> jax.stages.Lowered:
-        if self.mesh is None:
+        with self._on_mesh():
             return self.function.lower(*self.arguments, **self.options)
-        with jax.set_mesh(self.mesh):
-            return self.function.lower(*self.arguments, **self.options)
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Its result for real arguments."""
+        with self._on_mesh():
+            return self.function(*arguments, **self.options)
+
+    def _on_mesh(self) -> contextlib.AbstractContextManager:
+        return jax.set_mesh(self.mesh) if self.mesh else contextlib.nullcontext()
+
+
+class Sizes(NamedTuple):
+    """Bytes on each device of a compiled program."""
+
+    arguments: int
+    temporaries: int
+    results: int  # beyond arguments that are given up
+
+    @classmethod
+    def of(cls, compiled: jax.stages.Compiled) -> "Sizes":
+        memory = compiled.memory_analysis()
+        results = memory.output_size_in_bytes - memory.alias_size_in_bytes
+        return cls(memory.argument_size_in_bytes, memory.temp_size_in_bytes, results)
 
 
 @dataclass(frozen=True)
@@ -95,6 +117,19 @@ class Outline:
         shuffled = rollout.shuffled_group if kind == "video" else 0
         return (rollout.group, shuffled) if shuffled else (rollout.group,)
 
+    def workload(self, kind: str, bucket: Bucket) -> Workload:
+        """The padded shapes of one step. Answers are taken to be of full length."""
+        config, rl, groups = self.config, self.config.stage == "rl", self.groups(kind)
+        return Workload(
+            prompts=config.prompts_per_step,
+            slices=bucket.slices,
+            patches=bucket.patches,
+            tokens=bucket.tokens,
+            group=groups[0] if rl else 1,
+            answer=config.rollout.sampling.max_new_tokens if rl else config.data.answer_tokens,
+            shuffled_group=sum(groups[1:]),
+        )
+
     @property
     def evaluates(self) -> bool:
         return bool(self.config.watch.evaluate_every and self.config.data.heldout)
@@ -118,13 +153,13 @@ class Outline:
 
         prompts, active, keys = self._batch(make, self.meshes.rollout)
         limits = jax.eval_shape(lambda: Limits.of(config))
-        return self.policy, prompts, active, keys, limits, Plan.of(config, groups, _STOP, _PAD)
+        return self.policy, prompts, active, keys, limits, Plan.of(config, groups, NEVER, PAD)
 
     def sampling_state(self, kind: str, bucket: Bucket) -> SamplingState:
         """What a rollout holds on to: mostly the caches."""
         *arrays, plan = self.sampling_arguments(bucket, self.groups(kind))
         with jax.set_mesh(self.meshes.rollout):
-            return jax.eval_shape(functools.partial(sampling.start, plan=plan), *arrays)
+            return jax.eval_shape(functools.partial(start, plan=plan), *arrays)
 
     def scored(self, bucket: Bucket) -> tuple[Prompt, jax.ShapeDtypeStruct]:
         """What log-probs are computed of before an update, or in SFT of held-out answers: the whole batch."""
@@ -167,14 +202,29 @@ class Outline:
 
 
 def programs(outline: Outline) -> Iterator[Program]:
-    config = outline.config
+    config, train, rollout = outline.config, outline.meshes.train, outline.meshes.rollout
+    update = {
+        "optimizer": config.optimizer,
+        "microbatches": config.microbatches,
+        "compute_dtype": config.compute_dtype,
+    }
     if config.stage == "rl" or outline.evaluates:
         yield _copy(outline)
     for kind, bucket in outline.buckets:
-        yield from (_rl if config.stage == "rl" else _sft)(outline, kind, bucket, f"{kind}: {bucket}")
+        name = f"{kind}: {bucket}"
+        if config.stage == "sft":
+            options = {"aggregation": config.sft_aggregation, **update}
+            yield Program("update", name, train, sft_step, (outline.state, outline.supervised(bucket)), options)
+            continue
+        asked = outline.sampling_arguments(bucket, outline.groups(kind))
+        yield Program("rollout", name, rollout, generate, asked, {})
+        if outline.has_reference or outline.scores_policy:
+            yield _score(outline, "reference", bucket, name)
+        options = {"algorithm": config.grpo, **update}
+        yield Program("update", name, train, grpo_step, (outline.state, outline.experience(bucket)), options)
     for kind, bucket in outline.evaluated:
         name, asked = f"{kind}: {bucket}", outline.sampling_arguments(bucket, outline.views(kind))
-        yield Program("evaluate", name, outline.meshes.rollout, generate, asked, {})
+        yield Program("evaluate", name, rollout, generate, asked, {})
         if config.stage == "sft":
             yield _score(outline, "loss", bucket, name)
 
@@ -187,35 +237,10 @@ def _copy(outline: Outline) -> Program:
     return Program("copy", "", None, moving(weights, outline.meshes.rollout), (weights,), {})
 
 
-def _rl(outline: Outline, kind: str, bucket: Bucket, name: str) -> Iterator[Program]:
-    config, train = outline.config, outline.meshes.train
-    sampled = outline.sampling_arguments(bucket, outline.groups(kind))
-    yield Program("rollout", name, outline.meshes.rollout, generate, sampled, {})
-    experience = outline.experience(bucket)
-    if outline.has_reference or outline.scores_policy:
-        yield _score(outline, "reference", bucket, name)
-    options = {"algorithm": config.grpo, **_update_options(config)}
-    yield Program("update", name, train, grpo_step, (outline.state, experience), options)
-
-
 def _score(outline: Outline, phase: str, bucket: Bucket, name: str) -> Program:
     arguments = (outline.reference, *outline.scored(bucket))
     options = {"microbatches": outline.config.microbatches}
     return Program(phase, name, outline.meshes.train, score_batch, arguments, options)
-
-
-def _sft(outline: Outline, kind: str, bucket: Bucket, name: str) -> Iterator[Program]:
-    arguments = (outline.state, outline.supervised(bucket))
-    options = {"aggregation": outline.config.sft_aggregation, **_update_options(outline.config)}
-    yield Program("update", name, outline.meshes.train, sft_step, arguments, options)
-
-
-def _update_options(config: TrainConfig) -> dict[str, Any]:
-    return {
-        "optimizer": config.optimizer,
-        "microbatches": config.microbatches,
-        "compute_dtype": config.compute_dtype,
-    }
 
 
 def bytes_per_device(tree: Any) -> int:

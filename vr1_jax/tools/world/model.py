@@ -1,12 +1,14 @@
 """Small models for the built-in world: a Qwen-compatible tokenizer, two configurations, no weights."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from numpy.random import default_rng
 
 from vr1_jax.data.prompts import ANSWER_FORM, EVALUATION_TAGS, PONDER, TRAINING_TAGS
+from vr1_jax.files import write_json
+from vr1_jax.models.config import ModelConfig, TextConfig, VisionConfig
 from vr1_jax.tools.world.scenes import ORDERED, STILL
 
 # Qwen2.5-VL's special tokens, in its order; ids follow the text vocabulary.
@@ -30,6 +32,12 @@ SPECIAL_TOKENS = (
 TOKENIZER_SIZE = 728
 TEXT_TOKENS = TOKENIZER_SIZE - len(SPECIAL_TOKENS)
 IDS = {token: TEXT_TOKENS + n for n, token in enumerate(SPECIAL_TOKENS)}
+_TOKENS = {
+    "image_token": IDS["<|image_pad|>"],
+    "video_token": IDS["<|video_pad|>"],
+    "vision_start_token": IDS["<|vision_start|>"],
+    "vision_end_token": IDS["<|vision_end|>"],
+}
 
 CHAT_TEMPLATE = """\
 {%- for message in messages %}
@@ -97,7 +105,7 @@ def write_tokenizer(directory: Path) -> None:
 
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(directory / "tokenizer.json"))
-    _write_json(
+    write_json(
         directory / "tokenizer_config.json",
         {
             "tokenizer_class": "Qwen2Tokenizer",
@@ -112,7 +120,7 @@ def write_tokenizer(directory: Path) -> None:
             "model_max_length": 4096,
         },
     )
-    _write_json(
+    write_json(
         directory / "generation_config.json",
         {
             "pad_token_id": IDS["<|endoftext|>"],
@@ -121,7 +129,7 @@ def write_tokenizer(directory: Path) -> None:
             "temperature": 1.0,
         },
     )
-    _write_json(
+    write_json(
         directory / "preprocessor_config.json",
         {
             "image_processor_type": "Qwen2VLImageProcessor",
@@ -149,82 +157,75 @@ def _corpus() -> Iterator[str]:
                 yield f"<think>{scene.reasoning}</think>\n<answer>{scene.answers[right]}</answer>"
 
 
-def tiny_config() -> dict:
-    """About 1 million parameters: learns the built-in world on two CPU cores."""
-    return _config(
-        text={"hidden_size": 128, "num_hidden_layers": 4, "intermediate_size": 256},
-        heads=(4, 2),
-        mrope_section=[4, 6, 6],
-        vision={"hidden_size": 64, "depth": 2, "num_heads": 4, "intermediate_size": 128},
-        full_attention=[1],
-        vocab_size=TOKENIZER_SIZE,
-        tied=True,
-    )
+TINY = ModelConfig(  # 1 million parameters: learns the built-in world on two CPU cores
+    TextConfig(4, 128, 4, 2, 256, TOKENIZER_SIZE, (4, 6, 6), 1e6, 1e-6, tied=True),
+    VisionConfig(2, 64, 4, 128, 128, (1,), tokens_per_second=2.0),
+    **_TOKENS,
+)
+SMALL = ModelConfig(  # 30 million: every part of the published architecture at a size for benchmarks
+    TextConfig(8, 384, 6, 2, 1024, 8192, (8, 12, 12), 1e6, 1e-6, tied=False),
+    VisionConfig(6, 320, 4, 864, 384, (2, 5), tokens_per_second=2.0),
+    **_TOKENS,
+)
 
 
-def small_config() -> dict:
-    """About 30 million parameters: every part of the published architecture at a size for benchmarks."""
-    return _config(
-        text={"hidden_size": 384, "num_hidden_layers": 8, "intermediate_size": 1024},
-        heads=(6, 2),
-        mrope_section=[8, 12, 12],
-        vision={"hidden_size": 320, "depth": 6, "num_heads": 4, "intermediate_size": 864},
-        full_attention=[2, 5],
-        vocab_size=8192,
-        tied=False,
-    )
+def tiny_config() -> dict[str, Any]:
+    return hf_config(TINY)
 
 
-def _config(
-    *,
-    text: dict,
-    heads: tuple[int, int],
-    mrope_section: list[int],
-    vision: dict,
-    full_attention: list[int],
-    vocab_size: int,
-    tied: bool,
-) -> dict:
-    """config.json in the flat layout of the published models."""
+def small_config() -> dict[str, Any]:
+    return hf_config(SMALL)
+
+
+def hf_config(config: ModelConfig) -> dict[str, Any]:
+    """The config.json of a model, in the flat layout of the published ones."""
+    text, vision = config.text, config.vision
+    first_special = config.vision_start_token - SPECIAL_TOKENS.index("<|vision_start|>")
+    ids = {token: first_special + n for n, token in enumerate(SPECIAL_TOKENS)}
     return {
         "architectures": ["Qwen2_5_VLForConditionalGeneration"],
         "model_type": "qwen2_5_vl",
-        **text,
-        "num_attention_heads": heads[0],
-        "num_key_value_heads": heads[1],
+        "hidden_size": text.width,
+        "num_hidden_layers": text.layers,
+        "intermediate_size": text.mlp,
+        "num_attention_heads": text.heads,
+        "num_key_value_heads": text.kv_heads,
         "hidden_act": "silu",
-        "rms_norm_eps": 1e-6,
-        "rope_theta": 1_000_000.0,
-        "rope_scaling": {"type": "mrope", "mrope_section": mrope_section},
+        "rms_norm_eps": text.norm_eps,
+        "rope_theta": text.rope_theta,
+        "rope_scaling": {"type": "mrope", "mrope_section": list(text.mrope_section)},
         "max_position_embeddings": 4096,
         "attention_dropout": 0.0,
         "initializer_range": 0.02,
         "use_sliding_window": False,
         "sliding_window": 4096,
-        "max_window_layers": text["num_hidden_layers"],
-        "tie_word_embeddings": tied,
+        "max_window_layers": text.layers,
+        "tie_word_embeddings": text.tied,
         "use_cache": True,
         "torch_dtype": "float32",
-        "vocab_size": vocab_size,
-        "bos_token_id": IDS["<|endoftext|>"],
-        "eos_token_id": IDS["<|im_end|>"],
-        "vision_start_token_id": IDS["<|vision_start|>"],
-        "vision_end_token_id": IDS["<|vision_end|>"],
-        "vision_token_id": IDS["<|vision_pad|>"],
-        "image_token_id": IDS["<|image_pad|>"],
-        "video_token_id": IDS["<|video_pad|>"],
+        "vocab_size": text.vocab,
+        "bos_token_id": ids["<|endoftext|>"],
+        "eos_token_id": ids["<|im_end|>"],
+        "vision_start_token_id": config.vision_start_token,
+        "vision_end_token_id": config.vision_end_token,
+        "vision_token_id": ids["<|vision_pad|>"],
+        "image_token_id": config.image_token,
+        "video_token_id": config.video_token,
         "vision_config": {
-            **vision,
+            "hidden_size": vision.width,
+            "depth": vision.layers,
+            "num_heads": vision.heads,
+            "intermediate_size": vision.mlp,
             "hidden_act": "silu",
-            "in_chans": 3,
-            "out_hidden_size": text["hidden_size"],
-            "patch_size": 14,
-            "spatial_patch_size": 14,
-            "spatial_merge_size": 2,
-            "temporal_patch_size": 2,
-            "tokens_per_second": 2,
-            "window_size": 112,
-            "fullatt_block_indexes": full_attention,
+            "in_chans": vision.channels,
+            "out_hidden_size": vision.out_width,
+            "patch_size": vision.patch,
+            "spatial_patch_size": vision.patch,
+            "spatial_merge_size": vision.merge,
+            "temporal_patch_size": vision.temporal,
+            "tokens_per_second": int(vision.tokens_per_second),  # transformers refuses 2.0
+            "window_size": vision.window,
+            "fullatt_block_indexes": list(vision.full_attention_layers),
         },
     }
 
@@ -232,8 +233,4 @@ def _config(
 def write_model_directory(directory: Path, config: dict) -> None:
     """A Hugging Face model directory without weights: training starts it from random ones."""
     write_tokenizer(directory)
-    _write_json(directory / "config.json", config)
-
-
-def _write_json(path: Path, content: dict) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_json(directory / "config.json", config)

@@ -1,6 +1,5 @@
 """The built-in sizes and inputs, the floor, and one whole measurement of a very small step."""
 
-import dataclasses
 import json
 import os
 import subprocess
@@ -13,32 +12,23 @@ import pytest
 
 from vr1_jax.errors import UsageError
 from vr1_jax.models.config import parse_hf_config
-from vr1_jax.models.flops import count_parameters
-from vr1_jax.tools.benchmark import inputs
+from vr1_jax.models.published import PUBLISHED
+from vr1_jax.tools.benchmark import device, inputs
 from vr1_jax.tools.benchmark.device import Peaks
-from vr1_jax.tools.benchmark.floors import costs
-from vr1_jax.tools.benchmark.random_model import published_config, write_random_model
-from vr1_jax.tools.benchmark.sizes import QWEN_3B, QWEN_7B, SETTINGS, SMALL, TINY, changed
-from vr1_jax.tools.benchmark.timing import Timing
-from vr1_jax.tools.world.model import small_config, tiny_config
+from vr1_jax.tools.benchmark.sizes import of_size
+from vr1_jax.tools.benchmark.timing import Timing, repeat
+from vr1_jax.tools.plan.programs import programs
+from vr1_jax.tools.random_model import write_random_model
+from vr1_jax.tools.world.model import SMALL, TINY, hf_config
 from vr1_jax.weights.loading import load_model
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-PEAKS = Peaks(flops=1e12, bytes=1e11, devices=1)
 SMALLEST = {"prompts": 2, "slices": 1, "patches": 16, "tokens": 16, "group": 2, "shuffled_group": 1, "answer": 4}
 
 
-def test_built_in_sizes_are_the_models_they_name():
-    assert parse_hf_config(tiny_config()) == TINY
-    assert parse_hf_config(small_config()) == SMALL
-    # As published: 3.75 and 8.29 billion, vision tower included.
-    assert count_parameters(QWEN_3B).total == 3_754_622_976
-    assert count_parameters(QWEN_7B).total == 8_292_166_656
-
-
-@pytest.mark.parametrize("config", [TINY, QWEN_3B, QWEN_7B], ids=["tiny", "3b", "7b"])
-def test_published_config_is_read_back(config):
-    assert parse_hf_config(published_config(config)) == config
+@pytest.mark.parametrize("config", [TINY, SMALL, *PUBLISHED.values()], ids=["tiny", "30m", *PUBLISHED])
+def test_config_json_is_read_back(config):
+    assert parse_hf_config(hf_config(config)) == config
 
 
 def test_random_model_loads(tmp_path):
@@ -51,12 +41,10 @@ def test_random_model_loads(tmp_path):
 def test_grids_are_as_square_as_can_be():
     assert inputs.grid_of(324, 2) == (18, 18)
     assert inputs.grid_of(540, 2) == (18, 30)
-    with pytest.raises(UsageError, match="--patches 10 is not a multiple of 4"):
-        inputs.grid_of(10, 2)
 
 
 def test_prompts_are_full_and_time_can_be_turned_around():
-    work = SETTINGS["tiny"].work
+    work = of_size("tiny").work
     ordered, reversed_ = (inputs.prompt_arrays(TINY, work, reverse=reverse) for reverse in (False, True))
     assert ordered["mask"].all()
     visual = work.slices * work.patches // 4
@@ -64,30 +52,64 @@ def test_prompts_are_full_and_time_can_be_turned_around():
     np.testing.assert_array_equal(ordered["patches"], reversed_["patches"][:, ::-1])
     np.testing.assert_array_equal(ordered["tokens"], reversed_["tokens"])
     with pytest.raises(UsageError, match="--tokens 17 cannot hold 16 visual tokens"):
-        inputs.prompt_arrays(TINY, dataclasses.replace(work, tokens=17))
+        of_size("tiny", tokens=17)
+
+
+@pytest.mark.parametrize("stage", ["rl", "sft"])
+def test_inputs_are_those_that_the_programs_take(stage):
+    """Of the planned shapes, dtypes and places, but that answers are not rounded up to the room they are given."""
+    subject = of_size("tiny", stage, answer=64)
+    for program in programs(subject.outline):
+        if program.phase == "copy":
+            continue
+        given = inputs.arguments(subject.outline, program)
+        for real, planned in zip(jax.tree.leaves(given), jax.tree.leaves(list(program.arguments)), strict=True):
+            if hasattr(planned, "shape"):
+                assert (real.shape, real.dtype) == (planned.shape, planned.dtype)
+                assert planned.sharding is None or real.sharding.is_equivalent_to(planned.sharding, real.ndim)
+
+
+def costs(peaks, **changes):
+    subject = of_size("3b", **changes)
+    tensor = subject.config.mesh.rollout_tensor
+    return device.costs(subject.outline.model, subject.work, peaks, dtype="bfloat16", rollout_tensor=tensor)
 
 
 def test_floor_of_decoding_is_reading_or_arithmetic():
-    setting = SETTINGS["3b"]
-    of_reading = costs(setting, Peaks(1e18, 1e12, 1))["decode"]
+    of_reading = costs(Peaks(1e18, 1e12, 1))["decode"]
     assert of_reading.floor == pytest.approx(of_reading.bytes / 1e12)
-    of_arithmetic = costs(setting, Peaks(1e12, 1e18, 1))["decode"]
+    of_arithmetic = costs(Peaks(1e12, 1e18, 1))["decode"]
     assert of_arithmetic.floor == pytest.approx(of_arithmetic.flops / 1e12)
 
 
 def test_copies_of_the_weights_are_all_read():
     """Eight devices that each hold all weights read them eight times, and each its own answers' cache."""
-    setting = SETTINGS["3b"]
-    one, eight = (costs(setting, Peaks(1e18, n * 1e12, n))["decode"] for n in (1, 8))
+    one, eight = (costs(Peaks(1e18, n * 1e12, n))["decode"] for n in (1, 8))
     assert one.bytes < eight.bytes < 8 * one.bytes
-    split = costs(changed(setting, {"rollout_tensor": 8}), Peaks(1e18, 8e12, 8))["decode"]
+    split = costs(Peaks(1e18, 8e12, 8), rollout_tensor=8)["decode"]
     assert split.bytes == one.bytes
 
 
 def test_timing():
-    timing = Timing([1.0, 2.0, 9.0], [1.0, 3.0, 2.0])
+    timing = Timing([1.0, 2.0, 9.0], [1.0, 3.0, 2.0], 20.0)
     assert timing.median == 2
     assert timing.cores == 0.5
+
+
+def test_repeats_are_timed_by_phase_after_warming_up():
+    calls = []
+
+    def body(watch):
+        calls.append(watch)
+        with watch("a"):
+            pass
+        with watch("a"), watch("b"):
+            pass
+
+    timings = repeat(body, 3, warm_up=2)
+    assert len(calls) == 5
+    assert {name: len(timing.seconds) for name, timing in timings.items()} == {"a": 3, "b": 3}
+    assert timings["b"].first == calls[0].seconds["b"] <= calls[0].seconds["a"]
 
 
 def test_a_step_is_measured_by_phase():
@@ -114,8 +136,9 @@ def test_a_step_is_measured_by_phase():
     ("arguments", "message"),
     [
         (["--patches=10"], "--patches 10 is not a multiple of 4"),
-        (["--group=1"], "--group 1: must be at least 2"),
-        (["--microbatches=3"], "--microbatches 3 does not divide --prompts 8"),
+        (["--patches=0"], "--patches 0: must be at least 1"),
+        (["--group=1"], "rollout.group is 1; a group needs 2 answers"),
+        (["--microbatches=3"], "prompts_per_step 8 does not divide into updates_per_batch 1 x microbatches 3"),
         (["--config=nowhere.py"], "--config nowhere.py: no such file"),
     ],
 )

@@ -1,10 +1,13 @@
-"""Machines to plan for: how many devices, and what each holds and reaches. Never imports jax."""
+"""Machines to plan for, by name or as found here: how many devices, and what each holds and reaches."""
 
 import os
 import re
 from dataclasses import dataclass
 
+import jax
+
 from vr1_jax.errors import UsageError
+from vr1_jax.training.speed import PEAK_FLOPS, device_name
 
 
 @dataclass(frozen=True)
@@ -21,41 +24,26 @@ class Device:
 DEVICES = {
     device.name: device
     for device in (
-        Device("a100", 80e9, 312e12, 2.04e12),
-        Device("a100-40", 40e9, 312e12, 1.56e12),
-        Device("h100", 80e9, 989e12, 3.35e12),
-        Device("h200", 141e9, 989e12, 4.8e12),
-        Device("l40s", 48e9, 362e12, 0.86e12),
-        Device("rtx4090", 24e9, 165e12, 1.01e12),
-        Device("v4", 32e9, 275e12, 1.2e12, cores=2),
-        Device("v5e", 16e9, 197e12, 0.82e12, cores=1),
-        Device("v5p", 95e9, 459e12, 2.77e12, cores=2),
-        Device("v6e", 32e9, 918e12, 1.64e12, cores=1),
+        Device("a100", 80e9, PEAK_FLOPS["a100"], 2.04e12),
+        Device("a100-40", 40e9, PEAK_FLOPS["a100"], 1.56e12),
+        Device("h100", 80e9, PEAK_FLOPS["h100"], 3.35e12),
+        Device("h200", 141e9, PEAK_FLOPS["h200"], 4.8e12),
+        Device("l40s", 48e9, PEAK_FLOPS["l40s"], 0.86e12),
+        Device("rtx4090", 24e9, PEAK_FLOPS["rtx4090"], 1.01e12),
+        Device("v4", 32e9, PEAK_FLOPS["v4"], 1.2e12, cores=2),
+        Device("v5e", 16e9, PEAK_FLOPS["v5e"], 0.82e12, cores=1),
+        Device("v5p", 95e9, PEAK_FLOPS["v5p"], 2.77e12, cores=2),
+        Device("v6e", 32e9, PEAK_FLOPS["v6e"], 1.64e12, cores=1),
     )
 }
 
 
-# How jax's device_kind names them; the first that is found in it.
-_KINDS = (
-    ("a100.*40gb", "a100-40"),
-    ("a100", "a100"),
-    ("h100", "h100"),
-    ("h200", "h200"),
-    ("l40s", "l40s"),
-    ("rtx 4090", "rtx4090"),
-    ("tpu v4", "v4"),
-    ("tpu v5 ?(lite|e)", "v5e"),
-    ("tpu v5", "v5p"),
-    ("tpu v6", "v6e"),
-)
-
-
 def recognise(device_kind: str) -> Device | None:
     """The device that jax calls so, if it is in the table."""
-    for pattern, name in _KINDS:
-        if re.search(pattern, device_kind.lower()):
-            return DEVICES[name]
-    return None
+    name = device_name(device_kind)
+    if name == "a100" and "40gb" in device_kind.lower():
+        name = "a100-40"
+    return DEVICES.get(name)
 
 
 @dataclass(frozen=True)
@@ -82,7 +70,17 @@ def find_target(name: str) -> Target:
 
 
 def simulate(target: Target) -> None:
-    """As many CPU devices as the target has. Must come before anything imports jax."""
-    os.environ["JAX_PLATFORMS"] = "cpu"
+    """As many CPU devices as the target has. Must come before jax looks for devices."""
     count = f"--xla_force_host_platform_device_count={target.count}"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {count}".strip()
+    jax.config.update("jax_platforms", "cpu")
+
+
+def this_machine() -> Target:
+    devices = jax.devices()
+    known = recognise(devices[0].device_kind)
+    memory = (devices[0].memory_stats() or {}).get("bytes_limit") or (known and known.memory)
+    if not memory:  # CPU devices share the host's
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / len(devices)
+    figures = (known.flops, known.bandwidth) if known else (0.0, 0.0)
+    return Target("here", Device(devices[0].device_kind, memory, *figures), len(devices))

@@ -18,11 +18,11 @@ from vr1_jax.rl import experience
 from vr1_jax.rl.advantages import GRPOConfig
 from vr1_jax.rl.logprobs import TokenScores
 from vr1_jax.sharding import batch_sharding
+from vr1_jax.tools.plan.devices import Device, Target, find_target, recognise
 from vr1_jax.tools.plan.plan import Assumptions, Need, Parts, Plan, make_plan, planned_model, report
-from vr1_jax.tools.plan.programs import Outline, bytes_per_device, programs
+from vr1_jax.tools.plan.programs import Outline, Sizes, bytes_per_device, programs
 from vr1_jax.tools.world.model import tiny_config
 from vr1_jax.training import loop, setup
-from vr1_jax.training.targets import Device, Target, find_target
 from vr1_jax.types import Completion
 
 MACHINE = Target("test", Device("test", 16e9, 1e12, 1e12), 8)
@@ -83,6 +83,15 @@ def test_targets(name, device, count):
 def test_targets_that_do_not_exist_are_refused(name):
     with pytest.raises(UsageError, match=f"--target {name}: "):
         find_target(name)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("NVIDIA A100-SXM4-80GB", "a100"), ("NVIDIA A100-PCIE-40GB", "a100-40"), ("TPU v5 lite", "v5e")],
+)
+def test_devices_here_are_found_in_the_table(kind, name):
+    assert recognise(kind).name == name
+    assert recognise("cpu") is None
 
 
 class Stop(Exception):
@@ -203,8 +212,8 @@ def test_a_plan_adds_up_and_says_whether_it_fits(model_directory, tmp_path):
     plan = make_plan(config, model, MACHINE)
     (need,) = plan.needs
     assert need.phase == "update"
-    assert need.arguments >= plan.parts.state == bytes_per_device(outline_of(config).state)
-    assert need.temporaries > plan.parts.gradients > 0
+    assert need.sizes.arguments >= plan.parts.state == bytes_per_device(outline_of(config).state)
+    assert need.sizes.temporaries > plan.parts.gradients > 0
     assert plan.fits
     assert "fits, " in "\n".join(report(plan, config, model, "tiny", MACHINE))
     small = dataclasses.replace(plan, memory=plan.peak.together / Assumptions().memory - 1)
@@ -216,7 +225,7 @@ def test_a_plan_adds_up_and_says_whether_it_fits(model_directory, tmp_path):
 
 
 def test_the_peak_is_the_largest_sum():
-    needs = [Need("rollout", "", 5, 4, 3, 0), Need("update", "", 1, 8, 2, 1)]
+    needs = [Need("rollout", "", 5, Sizes(4, 3, 0)), Need("update", "", 1, Sizes(8, 2, 1))]
     plan = Plan(Parts(*[0] * 7), needs, {}, 12 / Assumptions().memory, Assumptions())
     assert plan.peak is needs[0]
     assert plan.fits

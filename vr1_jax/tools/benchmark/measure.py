@@ -1,0 +1,206 @@
+"""The benchmarks. A new one is a function of what to measure and how often, and a line in the table at the end."""
+
+import functools
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from vr1_jax.config import DataConfig, TrainConfig
+from vr1_jax.data.collate import Bucket
+from vr1_jax.data.layout import PromptLayout
+from vr1_jax.data.quarantine import Quarantine
+from vr1_jax.data.tokenizer import load_tokenizer
+from vr1_jax.errors import UsageError, UserError
+from vr1_jax.media.frames import FrameBudget, ImageBudget
+from vr1_jax.models.qwen25vl import Qwen25VL
+from vr1_jax.sampling import generate as sampling
+from vr1_jax.tools.benchmark import inputs
+from vr1_jax.tools.benchmark.sizes import Subject
+from vr1_jax.tools.benchmark.timing import Stopwatch, Timing, repeat
+from vr1_jax.tools.plan.programs import Outline, Program, Sizes, programs
+from vr1_jax.tools.random_model import write_random_model
+from vr1_jax.tools.world.write import World, write_world
+from vr1_jax.training import loop, setup
+from vr1_jax.types import TrainState
+from vr1_jax.weights.checkpoint_dir import assets_directory
+from vr1_jax.weights.loading import load_model
+
+
+@dataclass
+class Result:
+    timings: dict[str, Timing] = field(default_factory=dict)  # by phase
+    rates: dict[str, float] = field(default_factory=dict)
+    programs: dict[str, dict[str, float]] = field(default_factory=dict)  # compiled, not run
+
+
+class Stepper:
+    """The training loop's own step, with `state` before and after it, on a batch that never changes."""
+
+    def __init__(self, outline: Outline, state: TrainState, reference: Qwen25VL | None):
+        self.config, self.state = outline.config, state
+        self._run = inputs.synthetic_run(outline, state, reference)
+        self._batches = inputs.SameBatch(outline)
+
+    def __call__(self, watch: Stopwatch) -> None:
+        if self.config.stage == "sft":
+            step = loop.supervised_step(self.config, self._run, self.state, self._batches, watch)
+        else:
+            step = loop.rl_step(self.config, self._run, self.state, self._batches, 0, watch)
+        self.state, _ = jax.block_until_ready(step)
+        del watch.seconds["data"]  # the batch is at hand
+
+
+def measure_step(subject: Subject, repeats: int) -> Result:
+    outline = subject.outline
+    reference = inputs.random_weights(outline, outline.reference) if outline.has_reference else None
+    timings = repeat(Stepper(outline, inputs.random_state(outline), reference), repeats)
+    rates = _token_rates(subject, timings)
+    return Result(timings, rates | {"step_seconds": sum(timing.median for timing in timings.values())})
+
+
+def measure_rollout(subject: Subject, repeats: int) -> Result:
+    """Sampling alone, in two parts: reading the prompts, and decoding all but the first token."""
+    program = _program(subject, "rollout")
+    policy, *_, limits, plan = asked = inputs.arguments(subject.outline, program)
+
+    def run(watch: Stopwatch) -> None:
+        with jax.set_mesh(program.mesh):
+            with watch("prompts"):
+                state = jax.block_until_ready(sampling.start(*asked))
+            with watch("decode"):
+                jax.block_until_ready(sampling.advance(policy, state, limits, plan, limits.max_new_tokens))
+
+    timings = repeat(run, repeats)
+    return Result(timings, _token_rates(subject, timings))
+
+
+def measure_program(phase: str, subject: Subject, repeats: int) -> Result:
+    """The log-probs of given answers, or an update on them."""
+    program = _program(subject, phase)
+    given = inputs.arguments(subject.outline, program)
+
+    def run(watch: Stopwatch) -> None:
+        with watch(phase):
+            result = jax.block_until_ready(program(*given))
+        if phase == "update":
+            given[0], _ = result  # the state before was given up
+
+    timings = repeat(run, repeats)
+    return Result(timings, _token_rates(subject, timings))
+
+
+def _program(subject: Subject, phase: str) -> Program:
+    for program in programs(subject.outline):
+        if program.phase == phase:
+            return program
+    raise UsageError(f"this config has no {phase}: its stage is {subject.config.stage}, or grpo.beta is 0")
+
+
+def _token_rates(subject: Subject, timings: dict[str, Timing]) -> dict[str, float]:
+    """Tokens are those of every answer at its full length."""
+    work = subject.work
+    sampled, trained = work.rows * work.answer, work.prompts * work.group * work.answer
+    tokens = {"rollout": sampled, "decode": sampled - work.rows, "reference": trained, "update": trained}
+    return {
+        f"{name}_tokens_per_second": tokens[name] / timing.median
+        for name, timing in timings.items()
+        if name in tokens
+    }
+
+
+def measure_compile(subject: Subject, repeats: int) -> Result:
+    """Seconds to trace and to compile each program, once, and its bytes on each device. Nothing is run."""
+    found = {}
+    for program in programs(subject.outline):
+        start = time.perf_counter()
+        lowered = program.lower()
+        traced = time.perf_counter()
+        compiled = lowered.compile()
+        seconds = {"trace_seconds": traced - start, "compile_seconds": time.perf_counter() - traced}
+        sizes = Sizes.of(compiled)
+        found[program.phase] = seconds | {
+            "argument_bytes": sizes.arguments,
+            "temporary_bytes": sizes.temporaries,
+            "output_bytes": sizes.results,
+        }
+    return Result(programs=found)
+
+
+def measure_load(subject: Subject, repeats: int) -> Result:
+    """A model directory onto the training mesh. After the first time it comes out of the page cache."""
+    loaded, dtype, mesh = None, subject.config.compute_dtype, subject.outline.meshes.train
+
+    def load(watch: Stopwatch) -> None:
+        nonlocal loaded
+        loaded = None  # two copies need not fit
+        with watch("load"):
+            loaded, _ = load_model(directory, dtype=dtype, mesh=mesh)
+            jax.block_until_ready(loaded)
+
+    with tempfile.TemporaryDirectory() as scratch:
+        directory = subject.model or Path(scratch) / "model"
+        if subject.model is None:
+            write_random_model(directory, subject.outline.model, np.dtype(dtype))
+        try:
+            timings = repeat(load, repeats)
+        except UserError as error:
+            raise UsageError(str(error)) from None
+    timing, size = timings["load"], sum(leaf.nbytes for leaf in jax.tree.leaves(loaded))
+    rates = {"bytes": size, "bytes_per_second": size / timing.median, "first_seconds": timing.first}
+    return Result(timings, rates)
+
+
+def measure_data(subject: Subject, repeats: int) -> Result:
+    """Seconds that a step waits for its batch when nothing else is done: decoding, resizing, laying out."""
+    with tempfile.TemporaryDirectory() as scratch:
+        config = subject.file or _config_of_built_in_world(Path(scratch))
+        tokenizer = load_tokenizer(assets_directory(Path(config.model)))
+        layout = PromptLayout.of(setup.read_model_config(config), config.data.positions, config.data.spacing)
+        quarantine = Quarantine(Path(scratch) / "quarantine.jsonl", config.data.max_bad_share)
+        pipeline = setup.make_pipeline(config, config.data.records, tokenizer, layout, quarantine)
+        # Workers run ahead: only after the batches they have ready is the wait the time that one takes.
+        warm_up = 2 * max(config.data.workers, 1) + 2
+        with pipeline.batches(workers=config.data.workers) as batches:
+
+            def draw(watch: Stopwatch) -> None:
+                with watch("data"):
+                    next(batches)
+
+            timings = repeat(draw, repeats, warm_up)
+    # Single waits are long or nothing: all of them together tell the rate.
+    per_second = config.prompts_per_step * repeats / sum(timings["data"].seconds)
+    return Result(timings, {"workers": config.data.workers, "prompts_per_second": per_second})
+
+
+def _config_of_built_in_world(directory: Path) -> TrainConfig:
+    """The demo's kind of world, and a config that reads it."""
+    world = World(videos=64, images=16, heldout=0)
+    write_world(directory / "world", world)
+    pixels = world.size**2
+    data = DataConfig(
+        records=(str(directory / "world/train.json"),),
+        media_root=str(directory / "world/media"),
+        video_buckets=(Bucket(4, 16, 256),),
+        image_buckets=(Bucket(1, 16, 256),),
+        frames=FrameBudget(max_frames=8, min_pixels=pixels, max_pixels=pixels),
+        images=ImageBudget(min_pixels=pixels, max_pixels=pixels),
+        workers=2,
+    )
+    return TrainConfig("rl", str(directory / "world/tiny"), str(directory / "run"), steps=1, data=data)
+
+
+BENCHMARKS: dict[str, Callable[[Subject, int], Result]] = {
+    "step": measure_step,
+    "sft": measure_step,
+    "rollout": measure_rollout,
+    "reference": functools.partial(measure_program, "reference"),
+    "update": functools.partial(measure_program, "update"),
+    "compile": measure_compile,
+    "load": measure_load,
+    "data": measure_data,
+}
