@@ -6,53 +6,58 @@ Key names, config layout and file names are the published ones, which old and ne
 """
 
 import os
+import re
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from vr1_jax import command_line
+from vr1_jax.arguments import check_directory
+from vr1_jax.command_line import run_command
+from vr1_jax.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    checkpoint: Path  # a converted model or a training run
+    out: Path  # directory to create
+    step: int | None = None  # None: the latest
+    # None: the torch_dtype of the model that training started from
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    max_shard_size: str = "5GB"  # most bytes of a file, such as 500MB
+    force: bool = False  # replace an earlier export at --out
+
+    def __post_init__(self):
+        check_directory("--checkpoint", self.checkpoint)
+        self.max_shard_bytes  # noqa: B018, checks it
+
+    @property
+    def max_shard_bytes(self) -> int:
+        """Powers of ten, as Hugging Face counts."""
+        size = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B", self.max_shard_size.strip(), re.IGNORECASE)
+        count = int(float(size[1]) * 1000 ** " KMGT".index(size[2].upper() or " ")) if size else 0
+        if count < 1:
+            raise UsageError(f"--max-shard-size {self.max_shard_size}: no size such as 5GB or 500MB")
+        return count
+
+
+def convert(chosen: Arguments) -> None:
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # no accelerator is needed, and one may be busy
+    from vr1_jax.weights.conversion import flax_to_hf
+
+    flax_to_hf(
+        chosen.checkpoint,
+        chosen.out,
+        step=chosen.step,
+        dtype=chosen.dtype,
+        max_shard_bytes=chosen.max_shard_bytes,
+        force=chosen.force,
+    )
+    print(f"wrote {chosen.out}")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = command_line.Parser(__doc__)
-    parser.add_argument(
-        "--checkpoint",
-        type=command_line.existing_directory,
-        required=True,
-        metavar="DIR",
-        help="a converted model or a training run",
-    )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="directory to create")
-    parser.add_argument("--step", type=int, metavar="N", help="default: the latest")
-    parser.add_argument(
-        "--dtype",
-        choices=("float32", "bfloat16", "float16"),
-        help="default: the torch_dtype of the model that training started from",
-    )
-    parser.add_argument(
-        "--max-shard-size",
-        type=command_line.byte_size,
-        default="5GB",
-        metavar="SIZE",
-        help="such as 5GB (default)",
-    )
-    parser.add_argument("--force", action="store_true", help="replace an earlier export at --out")
-    args = parser.parse_args(arguments)
-
-    def work() -> None:
-        os.environ.setdefault("JAX_PLATFORMS", "cpu")  # no accelerator is needed, and one may be busy
-        from vr1_jax.weights.conversion import flax_to_hf
-
-        flax_to_hf(
-            args.checkpoint,
-            args.out,
-            step=args.step,
-            dtype=args.dtype,
-            max_shard_bytes=args.max_shard_size,
-            force=args.force,
-        )
-        print(f"wrote {args.out}")
-
-    return command_line.run("flax_to_hf", work, out=args.out, interrupted="nothing was kept")
+    return run_command("flax_to_hf", convert, Arguments, arguments, __doc__, interrupted="nothing was kept")
 
 
 if __name__ == "__main__":

@@ -8,37 +8,36 @@ layout of a training run and can hold float32 weights.
 
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from vr1_jax import command_line
+from vr1_jax.arguments import check_directory
+from vr1_jax.command_line import run_command
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    hf: Path  # directory with config.json and safetensors
+    out: Path  # directory to create
+    # None: bfloat16 if all weights are, else float32, which loses nothing.
+    dtype: Literal["float32", "bfloat16"] | None = None
+    force: bool = False  # replace an earlier conversion at --out
+
+    def __post_init__(self):
+        check_directory("--hf", self.hf)
+
+
+def convert(chosen: Arguments) -> None:
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # no accelerator is needed, and one may be busy
+    from vr1_jax.weights.conversion import hf_to_flax
+
+    hf_to_flax(chosen.hf, chosen.out, dtype=chosen.dtype, force=chosen.force)
+    print(f"wrote {chosen.out}")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = command_line.Parser(__doc__)
-    parser.add_argument(
-        "--hf",
-        type=command_line.existing_directory,
-        required=True,
-        metavar="DIR",
-        help="safetensors and config.json",
-    )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="directory to create")
-    parser.add_argument(
-        "--dtype",
-        choices=("float32", "bfloat16"),
-        help="default: bfloat16 if all weights are, else float32 (lossless)",
-    )
-    parser.add_argument("--force", action="store_true", help="replace an earlier conversion at --out")
-    args = parser.parse_args(arguments)
-
-    def work() -> None:
-        os.environ.setdefault("JAX_PLATFORMS", "cpu")  # no accelerator is needed, and one may be busy
-        from vr1_jax.weights.conversion import hf_to_flax
-
-        hf_to_flax(args.hf, args.out, dtype=args.dtype, force=args.force)
-        print(f"wrote {args.out}")
-
-    return command_line.run("hf_to_flax", work, out=args.out, interrupted="nothing was kept")
+    return run_command("hf_to_flax", convert, Arguments, arguments, __doc__, interrupted="nothing was kept")
 
 
 if __name__ == "__main__":

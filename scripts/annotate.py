@@ -22,31 +22,35 @@ override its fields.
 Exit code: 0 done, 1 failed or nothing kept, 2 wrong usage, 130 interrupted.
 """
 
-import argparse
 import sys
+from dataclasses import dataclass
 
-from vr1_jax import command_line
+from vr1_jax.arguments import check_directory
+from vr1_jax.command_line import keep_compiled_programs, parse, run
 
 
-def work(config: str | None, overrides: list[str]) -> None:
-    command_line.keep_compiled_programs()
+@dataclass(frozen=True)
+class Arguments:
+    config: str | None = None  # a Python file with get_config()
+
+
+def work(arguments: list[str]) -> None:
+    chosen, overrides = parse(Arguments, arguments, add_help=False, return_unknown_args=True)
+    keep_compiled_programs()
     from vr1_jax.tools.annotate.config import load_annotate_config
 
-    settings = load_annotate_config(config, overrides, prog="annotate", description=__doc__)
+    settings = load_annotate_config(chosen.config, overrides, prog="annotate", description=__doc__)
     from vr1_jax.tools.annotate.run import annotate
 
-    command_line.check_media_root(settings.media_root)
+    check_directory("--media-root", settings.media_root)
     tally = annotate(settings)
     print(tally.table())
     print(settings.out)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config", metavar="FILE")
-    chosen, overrides = parser.parse_known_args(arguments)
-    interrupted = "the same command goes on where it was"
-    return command_line.run("annotate", lambda: work(chosen.config, overrides), interrupted=interrupted)
+    words = sys.argv[1:] if arguments is None else arguments
+    return run("annotate", lambda: work(words), interrupted="the same command goes on where it was")
 
 
 if __name__ == "__main__":

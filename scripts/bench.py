@@ -9,55 +9,67 @@
 Weights are random and inputs built in. A table comes first; the last line is one JSON object with everything.
 """
 
-import argparse
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
-from vr1_jax.errors import UsageError
+import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout that is not installed
 
-MEASURED = ("step", "rollout", "reference", "update", "sft")
-SIZES = ("tiny", "30m", "3b", "7b", "32b", "72b")
+from vr1_jax.arguments import check_at_least
+from vr1_jax.command_line import run_command
+from vr1_jax.errors import UsageError, UserError
+
+Work = Literal["step", "rollout", "reference", "update", "sft", "compile", "load", "data"]
 
 
-def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=(*MEASURED, "compile", "load", "data"))
-    subject = parser.add_mutually_exclusive_group()
-    subject.add_argument("--size", choices=SIZES, help="a built-in model with its step (default: tiny)")
-    subject.add_argument("--config", type=Path, metavar="FILE", help="a training config: its model and shapes")
-    parser.add_argument("--kind", choices=("video", "image", "text"), default="video", help="of --config's steps")
-    parser.add_argument("--model", type=Path, metavar="DIR", help="for load: instead of random weights")
-    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="measured, after one to warm up")
-    shapes = parser.add_argument_group("shapes", "instead of the size's or the config's own")
-    for name in ("prompts", "slices", "patches", "tokens", "group", "shuffled-group", "answer"):
-        shapes.add_argument(f"--{name}", type=int, metavar="N")
-    shapes.add_argument("--microbatches", type=int, metavar="N")
-    shapes.add_argument("--tensor", type=int, metavar="N", help="devices that share a layer in training")
-    shapes.add_argument("--rollout-tensor", type=int, metavar="N", help="the same in sampling")
-    shapes.add_argument("--dtype", choices=("float32", "bfloat16"))
-    chosen = parser.parse_args(arguments)
-    if chosen.repeats < 1:
-        parser.error("--repeats must be at least 1")
-    return chosen
+@dataclass(frozen=True, kw_only=True)
+class Shapes:
+    """Instead of those of --size or --config."""
+
+    prompts: int | None = None  # prompts of a step, instead of those of --size or --config; so all up to --dtype
+    slices: int | None = None
+    patches: int | None = None
+    tokens: int | None = None
+    group: int | None = None
+    shuffled_group: int | None = None
+    answer: int | None = None
+    microbatches: int | None = None
+    tensor: int | None = None  # devices that share a layer in training
+    rollout_tensor: int | None = None  # the same in sampling
+    dtype: Literal["float32", "bfloat16"] | None = None
 
 
-def main(arguments: list[str] | None = None) -> int:
-    chosen = parse_arguments(arguments)
+@dataclass(frozen=True, kw_only=True)
+class Arguments(Shapes):
+    what: Annotated[Work, tyro.conf.Positional]  # what to measure
+    # A built-in model with its step; None: tiny.
+    size: Literal["tiny", "30m", "3b", "7b", "32b", "72b"] | None = None
+    config: Path | None = None  # a training config: its model and shapes
+    kind: Literal["video", "image", "text"] = "video"  # of --config's steps
+    model: Path | None = None  # for load: instead of random weights
+    repeats: int = 5  # measured, after one to warm up
 
+    def __post_init__(self):
+        check_at_least(1, self, "repeats")
+        if self.size is not None and self.config is not None:
+            raise UsageError("--size and --config exclude each other")
+
+
+def measure(chosen: Arguments) -> None:
     from vr1_jax.tools.benchmark.command import run
 
     try:
         print(json.dumps(run(chosen), allow_nan=False))
-    except UsageError as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return 2
     except ModuleNotFoundError as error:
-        print(f"bench: {chosen.what} with these options needs {error.name}: pip install -e .", file=sys.stderr)
-        return 1
-    return 0
+        raise UserError(f"{chosen.what} with these options needs {error.name}: pip install -e .") from error
+
+
+def main(arguments: list[str] | None = None) -> int:
+    return run_command("bench", measure, Arguments, arguments, __doc__)
 
 
 if __name__ == "__main__":

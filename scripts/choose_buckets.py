@@ -6,37 +6,46 @@ Sizes are read from file headers, of a sample of the records. With --sizes they 
 training, which reads them itself where a kind (image, video, text) has more than one bucket, starts sooner.
 """
 
-import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from vr1_jax import command_line
+from vr1_jax.arguments import Budgets, check_at_least, check_directory
+from vr1_jax.command_line import run_command
 from vr1_jax.errors import UsageError
 
 
-def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = command_line.Parser(__doc__)
-    command_line.add_records(parser)
-    command_line.add_model(parser)
-    parser.add_argument("--count", type=command_line.positive, default=3, help="how many shapes")
-    command_line.add_budgets(parser)
-    parser.add_argument("--prompt", choices=("fixed", "upstream"), default="fixed", help="default fixed")
-    parser.add_argument("--max-tokens", type=int, help="leave longer prompts out: training will refuse them")
-    parser.add_argument("--sample", type=command_line.positive, default=1000, help="how many records to look at")
-    parser.add_argument("--seed", type=command_line.natural, default=0, help="which ones")
-    parser.add_argument("--sizes", type=Path, help="look at all records and write their sizes to this .npy file")
-    parser.add_argument("--force", action="store_true", help="replace --sizes")
-    return parser.parse_args(arguments)
+@dataclass(frozen=True, kw_only=True)
+class Arguments(Budgets):
+    records: Path  # JSON list or JSON lines
+    media_root: Path  # directory that the records' paths are relative to
+    model: Path  # Hugging Face, converted or run directory
+    count: int = 3  # how many shapes
+    prompt: Literal["fixed", "upstream"] = "fixed"  # whose words around a question
+    max_tokens: int | None = None  # leave longer prompts out: training will refuse them
+    sample: int = 1000  # how many records to look at
+    seed: int = 0  # which ones
+    sizes: Path | None = None  # look at all records and write their sizes to this .npy file
+    force: bool = False  # replace --sizes
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_at_least(1, self, "count", "sample")
+        check_at_least(0, self, "seed")
+
+    @property
+    def out(self) -> Path | None:
+        return self.sizes
 
 
 def main(arguments: list[str] | None = None) -> int:
-    chosen = parse_arguments(arguments)
-    return command_line.run("choose_buckets", lambda: choose(chosen), out=chosen.sizes)
+    return run_command("choose_buckets", choose, Arguments, arguments, __doc__)
 
 
-def choose(chosen: argparse.Namespace) -> int:
-    command_line.check_media_root(chosen.media_root)
-    frames, images = command_line.training_budgets(chosen)
+def choose(chosen: Arguments) -> int:
+    check_directory("--media-root", chosen.media_root)
+    frames, images = chosen.budgets()
     from vr1_jax.data.encode import Encoder
     from vr1_jax.data.prompts import prompt_style
     from vr1_jax.data.record_file import RecordFile

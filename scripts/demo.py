@@ -3,37 +3,41 @@
 python scripts/demo.py [--out runs/demo] [--seed 0]
 """
 
-import argparse
 import dataclasses
 import importlib.util
 import logging
 import shutil
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
-from vr1_jax import command_line
+from vr1_jax.arguments import check_at_least
+from vr1_jax.command_line import keep_compiled_programs, run_command
 from vr1_jax.errors import UsageError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    out: Path | None = None  # directory to create; None: runs/demo
+    seed: int = 0  # of the world, the weights and the sampling
+    sft_steps: int | None = None  # fewer for a quick look
+    rl_steps: int | None = None  # fewer for a quick look
+    force: bool = False  # replace the directory if it exists
+
+    def __post_init__(self):
+        check_at_least(0, self, "seed")
+        check_at_least(1, self, "sft_steps", "rl_steps")
+
+
 def main(arguments: list[str] | None = None) -> int:
-    parser = command_line.Parser(__doc__.split("\n\n")[0])
-    parser.add_argument("--out", type=Path, help="directory to create (default: runs/demo)")
-    parser.add_argument(
-        "--seed", type=command_line.natural, default=0, help="of the world, the weights and the sampling"
-    )
-    parser.add_argument("--sft-steps", type=command_line.positive, help="fewer for a quick look")
-    parser.add_argument("--rl-steps", type=command_line.positive)
-    parser.add_argument("--force", action="store_true", help="replace the directory if it exists")
-    chosen = parser.parse_args(arguments)
-    interrupted = "begin again with --force"
-    return command_line.run("demo", lambda: make(chosen), out=chosen.out, interrupted=interrupted)
+    return run_command("demo", make, Arguments, arguments, __doc__, interrupted="begin again with --force")
 
 
-def make(chosen: argparse.Namespace) -> int:
-    command_line.keep_compiled_programs()
+def make(chosen: Arguments) -> int:
+    keep_compiled_programs()
     logging.basicConfig(format="%(message)s")  # other packages: warnings only
     logging.getLogger("vr1_jax").setLevel(logging.INFO)
 

@@ -11,14 +11,16 @@ A record that cannot be asked (a missing or broken video) counts as wrong and is
 Exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 """
 
-import argparse
 import json
 import math
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from vr1_jax import command_line
+from vr1_jax.arguments import Asking, check_at_least, check_directory
+from vr1_jax.command_line import keep_compiled_programs, run_command
+from vr1_jax.errors import UsageError
 
 if TYPE_CHECKING:
     from vr1_jax.evaluation.benchmark_run import Evaluation
@@ -31,66 +33,49 @@ AS_CHOSEN = (
 SHOWN_PROBLEMS = 3
 
 
-def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, metavar="DIR", help="Hugging Face, converted or run directory")
-    parser.add_argument("--annotations", type=Path, metavar="FILE", help="records to evaluate")
-    parser.add_argument("--media-root", type=Path, metavar="DIR", help="what the records' paths are relative to")
-    parser.add_argument(
-        "--frames", type=int, metavar="N", help="most frames of a video; the paper's are 16, 32, 64"
-    )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="JSON to write")
-    parser.add_argument("--compare", type=Path, nargs=2, metavar=("A", "B"), help="two outputs to tell apart")
-    parser.add_argument("--json", action="store_true", help="the comparison as JSON")
-    asking = parser.add_argument_group("how it is asked")
-    command_line.add_asking(asking, frames=False)
-    asking.add_argument("--max-new-tokens", type=int, default=1024, metavar="N", help="default 1024")
-    asking.add_argument(
-        "--temperature", type=float, default=0.01, metavar="X", help="default 0.01, as in the paper"
-    )
-    asking.add_argument("--top-p", type=float, default=0.001, metavar="X", help="default 0.001, as in the paper")
-    asking.add_argument("--greedy", action="store_true", help="always the most likely token")
-    asking.add_argument("--seed", type=int, default=0, metavar="N", help="of the drawing; default 0")
-    asking.add_argument(
-        "--samples",
-        type=int,
-        default=1,
-        metavar="N",
-        help="answers to each question, for pass@k and maj@k; draw them with --temperature 1 --top-p 0.95",
-    )
-    asking.add_argument(
-        "--rules", choices=("fixed", "upstream"), default="fixed", help="of scoring; upstream's have quirks"
-    )
-    asking.add_argument("--limit", type=int, metavar="N", help="only the first N records")
-    work = parser.add_argument_group("how it is computed")
-    work.add_argument("--dtype", choices=("float32", "bfloat16"), help="default bfloat16, on a CPU float32")
-    work.add_argument(
-        "--tensor", type=int, default=1, metavar="N", help="devices that share the weights; default 1"
-    )
-    work.add_argument("--rows", type=int, metavar="N", help="prompts at once on a device; default by its memory")
-    work.add_argument(
-        "--workers", type=int, metavar="N", help="processes that decode media; default one a CPU, to 16"
-    )
-    work.add_argument(
-        "--force", action="store_true", help="replace --out, and answers of other settings beside it"
-    )
-    chosen = parser.parse_args(arguments)
-    if chosen.compare is None and (missing := [name for name in NEEDED if getattr(chosen, name) is None]):
-        names = ", ".join(f"--{name.replace('_', '-')}" for name in missing)
-        parser.error(f"the following arguments are required: {names}; or --compare")
-    if chosen.json and chosen.compare is None:
-        parser.error("--json goes with --compare")
-    if not (math.isfinite(chosen.temperature) and math.isfinite(chosen.top_p)):
-        parser.error("--temperature and --top-p must be finite numbers")
-    if chosen.samples > 1 and (chosen.greedy or chosen.temperature == 0):
-        parser.error(f"greedy decoding gives the same answer {chosen.samples} times; leave out --samples")
-    for name in ("samples", "limit", "tensor", "rows", "workers"):
-        if getattr(chosen, name) is not None and getattr(chosen, name) < 1:
-            parser.error(f"--{name} is {getattr(chosen, name)}; it must be at least 1")
-    return chosen
+@dataclass(frozen=True, kw_only=True)
+class Arguments(Asking):
+    model: Path | None = None  # Hugging Face, converted or run directory
+    annotations: Path | None = None  # records to evaluate
+    media_root: Path | None = None  # directory that the records' paths are relative to
+    frames: int | None = None  # most frames of a video; the paper's are 16, 32, 64
+    out: Path | None = None  # JSON to write
+    compare: tuple[Path, ...] = ()  # two outputs to tell apart
+    json: bool = False  # the comparison as JSON
+    max_new_tokens: int = 1024  # most tokens of an answer
+    temperature: float = 0.01  # as in the paper
+    top_p: float = 0.001  # as in the paper
+    greedy: bool = False  # always the most likely token
+    seed: int = 0  # of the drawing
+    # Answers to each question, for pass@k and maj@k; draw them with --temperature 1 --top-p 0.95.
+    samples: int = 1
+    rules: Literal["fixed", "upstream"] = "fixed"  # of scoring; upstream's have quirks
+    limit: int | None = None  # only the first records
+    dtype: Literal["float32", "bfloat16"] | None = None  # None: bfloat16, on a CPU float32
+    tensor: int = 1  # devices that share the weights
+    rows: int | None = None  # prompts at once on a device; None: by its memory
+    workers: int | None = None  # processes that decode media; None: one a CPU, to 16
+    force: bool = False  # replace --out, and answers of other settings beside it
+
+    def __post_init__(self):
+        if self.compare:
+            if len(self.compare) != 2:
+                raise UsageError(f"--compare names {len(self.compare)} files; it takes two outputs to tell apart")
+            return
+        if missing := [f"--{name.replace('_', '-')}" for name in NEEDED if getattr(self, name) is None]:
+            raise UsageError(f"required: {', '.join(missing)}; or --compare")
+        if self.json:
+            raise UsageError("--json goes with --compare")
+        super().__post_init__()
+        if not (math.isfinite(self.temperature) and math.isfinite(self.top_p)):
+            raise UsageError("--temperature and --top-p must be finite numbers")
+        if self.samples > 1 and (self.greedy or self.temperature == 0):
+            raise UsageError(f"greedy decoding gives the same answer {self.samples} times; leave out --samples")
+        check_at_least(1, self, "samples", "limit", "tensor", "rows", "workers")
+        check_directory("--media-root", self.media_root)
 
 
-def evaluation_of(chosen: argparse.Namespace) -> "Evaluation":
+def evaluation_of(chosen: Arguments) -> "Evaluation":
     from vr1_jax.data.ahead import cpu_count
     from vr1_jax.evaluation.benchmark_run import Evaluation
     from vr1_jax.sampling.settings import SamplingConfig
@@ -100,20 +85,21 @@ def evaluation_of(chosen: argparse.Namespace) -> "Evaluation":
     )
     return Evaluation(
         **{name: getattr(chosen, name) for name in AS_CHOSEN},
-        asked=command_line.asked(chosen, evaluating=True),
+        asked=chosen.presentation(chosen.model, evaluating=True),
         sampling=sampling,
         workers=chosen.workers or min(16, cpu_count()),
     )
 
 
-def work(chosen: argparse.Namespace) -> None:
-    command_line.keep_compiled_programs()
+def work(chosen: Arguments) -> None:
+    if chosen.compare:
+        return compare_files(chosen.compare, chosen.json)
+    keep_compiled_programs()
     from vr1_jax.evaluation.benchmark_run import check_media, evaluate, timing_path
     from vr1_jax.evaluation.chat_model import OutOfDeviceMemory
     from vr1_jax.files import check_output_file
     from vr1_jax.tools.compare.tables import result_table
 
-    command_line.check_media_root(chosen.media_root)
     check_output_file(chosen.out, force=chosen.force, inputs=(chosen.annotations,))
     evaluation = evaluation_of(chosen)
     if problems := check_media(evaluation):
@@ -132,7 +118,7 @@ def work(chosen: argparse.Namespace) -> None:
     print(evaluation.out)
 
 
-def compare_files(paths: list[Path], as_json: bool) -> None:
+def compare_files(paths: tuple[Path, ...], as_json: bool) -> None:
     from vr1_jax.tools.compare.comparison import compare, read_results
     from vr1_jax.tools.compare.tables import comparison_table
 
@@ -141,11 +127,8 @@ def compare_files(paths: list[Path], as_json: bool) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    chosen = parse_arguments(arguments)
-    if chosen.compare is not None:
-        return command_line.run("evaluate", lambda: compare_files(chosen.compare, chosen.json))
-    interrupted = "the same command goes on where it was"
-    return command_line.run("evaluate", lambda: work(chosen), out=chosen.out, interrupted=interrupted)
+    goes_on = "the same command goes on where it was"
+    return run_command("evaluate", work, Arguments, arguments, __doc__, interrupted=goes_on)
 
 
 if __name__ == "__main__":

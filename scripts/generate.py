@@ -8,17 +8,19 @@ temperature 1 and top-p 0.95, unless told otherwise. Text appears as it is writt
 done, 1 failed, 2 wrong usage.
 """
 
-import argparse
 import dataclasses
 import errno
 import json
 import math
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from vr1_jax import command_line
+from vr1_jax.arguments import Asking, check_at_least
+from vr1_jax.command_line import keep_compiled_programs, run_command
+from vr1_jax.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,26 +33,73 @@ if TYPE_CHECKING:
     from vr1_jax.evaluation.prompting import View
     from vr1_jax.sampling.settings import SamplingConfig
 
-PROBLEM_TYPES = ("multiple choice", "numerical", "OCR", "free-form", "regression")
 TOKENS_PER_PIECE = 4
-MOST_ANSWERS, MOST_TOKENS = 1024, 32_768
+MOST_ANSWERS, MOST_TOKENS = 1024, 32_768  # all is drawn at once
 
 
-def messages(chosen: argparse.Namespace, kind: str, style: "PromptStyle") -> list[dict]:
+@dataclass(frozen=True, kw_only=True)
+class Arguments(Asking):
+    model: Path  # Hugging Face, converted or run directory
+    video: Path | None = None  # a file, or a folder of frames, three for each second
+    image: Path | None = None  # a file
+    question: str
+    # Ask as training does. None: the question as it is.
+    problem_type: Literal["multiple choice", "numerical", "OCR", "free-form", "regression"] | None = None
+    options: tuple[str, ...] = ()  # of a multiple choice, as "A. red" "B. blue"
+    max_new_tokens: int = 768  # most tokens of an answer
+    temperature: float | None = None  # None: 1; 0 is --greedy
+    top_p: float | None = None  # None: 0.95
+    greedy: bool = False  # always the most likely token
+    n: int = 1  # answers to draw
+    seed: int = 0  # same seed, same answers
+    json: bool = False  # one JSON object: text, tokens, log-probs, frames
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.video is not None and self.image is not None:
+            raise UsageError("--video and --image exclude each other")
+        for name, texts in (("question", (self.question,)), ("options", self.options)):
+            for text in texts:
+                check_text(f"--{name}", text)
+        if self.greedy and (self.temperature is not None or self.top_p is not None):
+            raise UsageError("--greedy takes the most likely token; it excludes --temperature and --top-p")
+        for name in ("temperature", "top_p"):
+            if not math.isfinite(getattr(self, name) or 0):
+                raise UsageError(f"--{name.replace('_', '-')} is {getattr(self, name)}, not a finite number")
+        check_at_least(1, self, "n")
+        for name, most in (("n", MOST_ANSWERS), ("max_new_tokens", MOST_TOKENS)):
+            if (value := getattr(self, name)) > most:
+                raise UsageError(f"--{name.replace('_', '-')} is {value}; it must be at most {most}")
+        if not 0 <= self.seed < 2**63:
+            raise UsageError(f"--seed is {self.seed}; it must be at least 0 and below 2^63")
+        if (self.problem_type == "multiple choice") != bool(self.options):
+            raise UsageError('--problem-type "multiple choice" and --options need each other')
+
+
+def check_text(name: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{name} is not valid UTF-8") from None
+    if not text.strip():
+        raise UsageError(f"{name} is empty")
+
+
+def messages(chosen: Arguments, kind: str, style: "PromptStyle") -> list[dict]:
     """The conversation; with a problem type as training words it."""
     from vr1_jax.data.prompts import prompt_messages
     from vr1_jax.data.records import Sample
 
     question = chosen.question
     if chosen.problem_type is not None:
-        options = tuple(chosen.options or ())
+        options = chosen.options
         sample = Sample(0, None, question, kind, chosen.problem_type, options, answer="", solution="", path=None)
         return prompt_messages(sample, style)
     media = [] if kind == "text" else [{"type": "image" if kind == "image" else "video"}]
     return [{"role": "user", "content": [*media, {"type": "text", "text": question}]}]
 
 
-def look(chosen: argparse.Namespace, kind: str, chat: "ChatModel") -> "View | None":
+def look(chosen: Arguments, kind: str, chat: "ChatModel") -> "View | None":
     if kind == "text":
         return None
     from vr1_jax.evaluation.prompting import view_media
@@ -61,8 +110,8 @@ def look(chosen: argparse.Namespace, kind: str, chat: "ChatModel") -> "View | No
         return view_media(reader, kind, chosen.image or chosen.video, chat.geometry, asked.frames, asked.images)
 
 
-def ask(chosen: argparse.Namespace) -> None:
-    command_line.keep_compiled_programs()
+def ask(chosen: Arguments) -> None:
+    keep_compiled_programs()
     config = sampling_config(chosen)
     for path in (chosen.model, chosen.video, chosen.image):
         if path is not None and not path.exists():
@@ -72,7 +121,7 @@ def ask(chosen: argparse.Namespace) -> None:
     from vr1_jax.evaluation.prompting import encode_messages
 
     kind = kind_of(chosen)
-    chat = load_chat_model(chosen.model, presentation=command_line.asked(chosen))
+    chat = load_chat_model(chosen.model, presentation=chosen.presentation(chosen.model))
     view = look(chosen, kind, chat)
     prompt = encode_messages(
         messages(chosen, kind, chat.presentation.style), chat.tokenizer, view, chat.geometry.merge
@@ -122,7 +171,7 @@ def print_answers(answers: "list[Answer]") -> None:
 
 
 def report(
-    chosen: argparse.Namespace,
+    chosen: Arguments,
     config: "SamplingConfig",
     prompt: "EncodedPrompt",
     media: dict | None,
@@ -146,7 +195,7 @@ def describe(path: Path, view: "View", patch: int) -> dict[str, Any]:
     return {"path": str(path)} | view.seen(patch)
 
 
-def kind_of(chosen: argparse.Namespace) -> str:
+def kind_of(chosen: Arguments) -> str:
     if chosen.image is not None:
         return "image"
     if chosen.video is None:
@@ -154,61 +203,7 @@ def kind_of(chosen: argparse.Namespace) -> str:
     return "frames" if chosen.video.is_dir() else "video"
 
 
-def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = command_line.Parser(__doc__)
-    command_line.add_model(parser)
-    media = parser.add_mutually_exclusive_group()
-    media.add_argument("--video", type=Path, metavar="FILE", help="or a folder of frames, three for each second")
-    media.add_argument("--image", type=Path, metavar="FILE")
-    parser.add_argument("--question", type=text, required=True, metavar="TEXT")
-    parser.add_argument(
-        "--problem-type", choices=PROBLEM_TYPES, help="ask as training does; default: the question as it is"
-    )
-    parser.add_argument(
-        "--options", type=text, nargs="+", metavar="TEXT", help='of a multiple choice, as "A. red" "B. blue"'
-    )
-    parser.add_argument("--max-new-tokens", type=int, default=768, metavar="N", help="default 768")
-    parser.add_argument("--temperature", type=finite, metavar="X", help="default 1; 0 is --greedy")
-    parser.add_argument("--top-p", type=finite, metavar="X", help="default 0.95")
-    parser.add_argument("--greedy", action="store_true", help="always the most likely token")
-    parser.add_argument(
-        "--n", type=command_line.positive, default=1, metavar="N", help="answers to draw, default 1"
-    )
-    command_line.add_asking(parser)
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same answers; default 0")
-    parser.add_argument("--json", action="store_true", help="one JSON object: text, tokens, log-probs, frames")
-    chosen = parser.parse_args(arguments)
-    if chosen.greedy and (chosen.temperature is not None or chosen.top_p is not None):
-        parser.error("--greedy takes the most likely token; it excludes --temperature and --top-p")
-    for name, most in (("n", MOST_ANSWERS), ("max_new_tokens", MOST_TOKENS)):
-        if (value := getattr(chosen, name)) > most:
-            parser.error(
-                f"--{name.replace('_', '-')} is {value}; all is drawn at once, so it must be at most {most}"
-            )
-    if not 0 <= chosen.seed < 2**63:
-        parser.error(f"--seed is {chosen.seed}; it must be at least 0 and below 2^63")
-    if (chosen.problem_type == "multiple choice") != bool(chosen.options):
-        parser.error('--problem-type "multiple choice" and --options need each other')
-    return chosen
-
-
-def text(argument: str) -> str:
-    try:
-        argument.encode()
-    except UnicodeEncodeError:
-        raise argparse.ArgumentTypeError("is not valid UTF-8") from None
-    if not argument.strip():
-        raise argparse.ArgumentTypeError("is empty")
-    return argument
-
-
-def finite(argument: str) -> float:
-    if not math.isfinite(number := float(argument)):
-        raise argparse.ArgumentTypeError(f"{argument} is not a finite number")
-    return number
-
-
-def sampling_config(chosen: argparse.Namespace) -> "SamplingConfig":
+def sampling_config(chosen: Arguments) -> "SamplingConfig":
     from vr1_jax.sampling.settings import SamplingConfig
 
     given = {"temperature": 0.0 if chosen.greedy else chosen.temperature, "top_p": chosen.top_p}
@@ -216,8 +211,7 @@ def sampling_config(chosen: argparse.Namespace) -> "SamplingConfig":
 
 
 def main(arguments: list[str] | None = None) -> int:
-    chosen = parse_arguments(arguments)
-    return command_line.run("generate", lambda: ask(chosen))
+    return run_command("generate", ask, Arguments, arguments, __doc__)
 
 
 if __name__ == "__main__":

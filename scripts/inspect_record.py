@@ -6,14 +6,17 @@ The record goes the way that it goes in training: with reasoning (or --stage sft
 question to answer. Exit code: 0 done, 1 failed, 2 wrong usage.
 """
 
-import argparse
 import json
 import sys
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from vr1_jax import command_line
+import tyro
+
+from vr1_jax.arguments import Budgets
+from vr1_jax.command_line import run_command
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,8 +64,21 @@ class Witness:
         )
 
 
-def show(chosen: argparse.Namespace) -> None:
-    frames, images = command_line.training_budgets(chosen)
+@dataclass(frozen=True, kw_only=True)
+class Arguments(Budgets):
+    records: Path  # JSON list or JSON lines
+    # Hugging Face, converted or run directory
+    model: Annotated[Path, tyro.conf.arg(aliases=("--tokenizer",))]
+    media_root: Path | None = None  # directory that the record's path is relative to
+    index: int = 0  # which record, from 0; negative from the end
+    preset: Literal["fixed", "upstream"] = "fixed"  # whose wording of prompts
+    stage: Literal["sft", "rl", "evaluation"] | None = None  # None: sft for records with reasoning, else rl
+    loss_on: Literal["answer", "upstream"] = "answer"  # what supervised loss counts
+    json: bool = False  # one JSON object instead of a report
+
+
+def show(chosen: Arguments) -> None:
+    frames, images = chosen.budgets()
     from vr1_jax.data.encode import GEOMETRY, Encoder
     from vr1_jax.data.prompts import prompt_style
     from vr1_jax.data.tokenizer import load_tokenizer
@@ -143,28 +159,8 @@ def print_report(report: dict[str, Any], tokenizer: "ChatTokenizer") -> None:
     print(f"\n{text}")
 
 
-def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = command_line.Parser(__doc__)
-    command_line.add_records(parser, media_required=False)
-    command_line.add_model(parser, "--tokenizer")
-    parser.add_argument("--index", type=int, default=0, help="which record, from 0; negative from the end")
-    parser.add_argument(
-        "--preset", choices=("fixed", "upstream"), default="fixed", help="whose wording of prompts"
-    )
-    parser.add_argument(
-        "--stage", choices=("sft", "rl", "evaluation"), help="default: sft for records with reasoning, else rl"
-    )
-    parser.add_argument(
-        "--loss-on", choices=("answer", "upstream"), default="answer", help="what supervised loss counts"
-    )
-    command_line.add_budgets(parser)
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of a report")
-    return parser.parse_args(arguments)
-
-
 def main(arguments: list[str] | None = None) -> int:
-    chosen = parse_arguments(arguments)
-    return command_line.run("inspect_record", lambda: show(chosen))
+    return run_command("inspect_record", show, Arguments, arguments, __doc__)
 
 
 if __name__ == "__main__":

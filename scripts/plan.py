@@ -6,31 +6,29 @@ Needs no weights, no data and no accelerator: programs are compiled from shapes,
 the target has. Exit code 1 says that it does not fit.
 """
 
-import argparse
 import logging
 import sys
+from dataclasses import dataclass
+
+from vr1_jax.command_line import run_command
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    config: str  # a Python file with get_config()
+    target: str = "here"  # here, a100x8, h200, v5p-16, ...; a wrong name lists all
 
 
 def main(arguments: list[str] | None = None) -> int:
-    from vr1_jax.command_line import run
-
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("--config", metavar="FILE", required=True, help="a Python file with get_config()")
-    parser.add_argument(
-        "--target", metavar="NAME", default="here", help="here, a100x8, h200, v5p-16, ...; a wrong name lists all"
-    )
-    chosen, overrides = parser.parse_known_args(arguments)
-    return run("plan", lambda: plan(chosen.config, chosen.target, overrides))
+    return run_command("plan", plan, Arguments, arguments, __doc__, overrides=True)
 
 
-def plan(path: str, target_name: str, overrides: list[str]) -> int:
+def plan(chosen: Arguments, overrides: list[str]) -> int:
     from vr1_jax.tools.plan.devices import find_target, simulate, this_machine
 
     target = None
-    if target_name != "here":
-        target = find_target(target_name)
+    if chosen.target != "here":
+        target = find_target(chosen.target)
         simulate(target)  # before jax counts its devices
 
     logging.basicConfig(format="%(message)s")  # other packages: warnings only
@@ -39,7 +37,7 @@ def plan(path: str, target_name: str, overrides: list[str]) -> int:
     from vr1_jax.config import load_config
     from vr1_jax.tools.plan.plan import make_plan, missing_files, planned_model, report
 
-    config = load_config(path, overrides)
+    config = load_config(chosen.config, overrides)
     model, source = planned_model(config)
     target = target or this_machine()
     made = make_plan(config, model, target)

@@ -12,18 +12,31 @@ that cannot be scored has the reason as "error" and empty lists. Exit code: 0 if
 could be, 2 for wrong usage.
 """
 
-import argparse
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from vr1_jax import command_line
+from vr1_jax.arguments import Asking, check_directory
+from vr1_jax.command_line import keep_compiled_programs, run_command
 
 
-def work(chosen: argparse.Namespace) -> int:
-    command_line.keep_compiled_programs()
-    command_line.check_media_root(chosen.media_root)
-    asked = command_line.asked(chosen)
+@dataclass(frozen=True, kw_only=True)
+class Arguments(Asking):
+    model: Path  # Hugging Face, converted or run directory
+    records: Path  # JSON list or JSON lines with completions
+    media_root: Path  # directory that the records' paths are relative to
+    out: Path  # JSON lines to write
+    # Of weights and arithmetic: float32 is exact, bfloat16 takes half the memory.
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    force: bool = False  # replace an existing --out
+
+
+def work(chosen: Arguments) -> int:
+    keep_compiled_programs()
+    check_directory("--media-root", chosen.media_root)
+    asked = chosen.presentation(chosen.model)
     from vr1_jax.data.records import RecordError
     from vr1_jax.evaluation.chat_model import load_chat_model
     from vr1_jax.evaluation.score_file import read_records, score_file
@@ -46,25 +59,8 @@ def work(chosen: argparse.Namespace) -> int:
     return 0 if failed < total else 1
 
 
-def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = command_line.Parser(__doc__)
-    command_line.add_model(parser)
-    command_line.add_records(parser, "JSON list or JSON lines with completions")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON lines to write")
-    parser.add_argument(
-        "--dtype",
-        choices=("float32", "bfloat16"),
-        default="float32",
-        help="of weights and arithmetic; float32 (default) is exact, bfloat16 takes half the memory",
-    )
-    command_line.add_asking(parser)
-    parser.add_argument("--force", action="store_true", help="replace an existing --out")
-    return parser.parse_args(arguments)
-
-
 def main(arguments: list[str] | None = None) -> int:
-    chosen = parse_arguments(arguments)
-    return command_line.run("score", lambda: work(chosen), out=chosen.out, interrupted="nothing was kept")
+    return run_command("score", work, Arguments, arguments, __doc__, interrupted="nothing was kept")
 
 
 if __name__ == "__main__":

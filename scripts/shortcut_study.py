@@ -5,16 +5,18 @@ python scripts/shortcut_study.py [--out runs/shortcut] [--seeds 0 1 2] [--steps 
 Runs that are done are not repeated: the same command goes on after an interruption, or adds seeds.
 """
 
-import argparse
 import importlib.util
 import json
 import logging
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from vr1_jax import command_line
+from vr1_jax.arguments import check_at_least
+from vr1_jax.command_line import keep_compiled_programs, run_command
+from vr1_jax.errors import UsageError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TASKS = ("blinks", "spelled_word")  # those of the world that need order, and have the shortcut
@@ -26,22 +28,26 @@ MEASURES = {
 SIGNAL = "temporal_signal"  # how much the bonus changed the advantages, on average over the run
 
 
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    out: Path = REPOSITORY / "runs/shortcut"  # directory of the runs, the numbers and the picture
+    seeds: tuple[int, ...] = (0, 1, 2)  # of world, weights and sampling
+    sft_steps: int | None = None  # fewer for a quick look
+    steps: int | None = None  # of each arm
+
+    def __post_init__(self):
+        check_at_least(1, self, "sft_steps", "steps")
+        if not self.seeds or min(self.seeds) < 0:
+            raise UsageError(f"--seeds {' '.join(map(str, self.seeds))}: at least one, and none negative")
+
+
 def main(arguments: list[str] | None = None) -> int:
-    parser = command_line.Parser(__doc__.split("\n\n")[0])
-    natural, positive = command_line.natural, command_line.positive
-    parser.add_argument("--out", type=Path, default=REPOSITORY / "runs/shortcut", help="default: runs/shortcut")
-    parser.add_argument(
-        "--seeds", type=natural, nargs="+", default=[0, 1, 2], help="of world, weights and sampling"
-    )
-    parser.add_argument("--sft-steps", type=positive, help="fewer for a quick look")
-    parser.add_argument("--steps", type=positive, help="of each arm")
-    chosen = parser.parse_args(arguments)
-    interrupted = "the same command goes on"
-    return command_line.run("shortcut_study", lambda: study(chosen), out=chosen.out, interrupted=interrupted)
+    goes_on = "the same command goes on"
+    return run_command("shortcut_study", study, Arguments, arguments, __doc__, interrupted=goes_on)
 
 
-def study(chosen: argparse.Namespace) -> int:
-    command_line.keep_compiled_programs()
+def study(chosen: Arguments) -> int:
+    keep_compiled_programs()
     logging.basicConfig(format="%(message)s")
     if importlib.util.find_spec("matplotlib") is None:
         print("shortcut_study: the picture needs matplotlib: pip install -e '.[demo]'", file=sys.stderr)
@@ -66,7 +72,7 @@ def study(chosen: argparse.Namespace) -> int:
                 return 1  # stopped by a signal
             results.setdefault(name, []).append(_measured(read_metrics(Path(config.run))))
         print(f"\nafter seed {seed}\n{_table(results)}\n", flush=True)
-    text = json.dumps({"seeds": chosen.seeds, "results": results}, indent=1)
+    text = json.dumps({"seeds": list(chosen.seeds), "results": results}, indent=1)
     (chosen.out / "results.json").write_text(text + "\n", encoding="utf-8")
     _draw(results, chosen.out / "shortcut.png")
     print(f"{chosen.out / 'shortcut.png'}, {chosen.out / 'results.json'}")

@@ -1,7 +1,6 @@
 """A sound model to spoil, and the commands that must refuse it: one line that names the file, in bounded time."""
 
 import contextlib
-import importlib.util
 import json
 import shutil
 import signal
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import load_command
 from safetensors.numpy import load_file, save_file
 from tiny_runs import sft_config, write_small_world
 
@@ -27,10 +27,7 @@ LOOPS = "{% for a in range(99999) %}" * 4 + "{% endfor %}" * 4
 
 
 def script(folder, name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / folder / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+    return load_command(f"{folder}/{name}.py").main
 
 
 @contextlib.contextmanager

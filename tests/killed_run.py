@@ -5,7 +5,6 @@ A fork server that has everything imported makes a child start in a fraction of 
 
 import contextlib
 import gzip
-import importlib.util
 import json
 import multiprocessing
 import os
@@ -17,6 +16,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import orbax.checkpoint.experimental.v1 as ocp
+from commands import load_command
 
 from vr1_jax.config import CheckpointConfig, OptimizerConfig
 from vr1_jax.files import read_json
@@ -92,10 +92,7 @@ def command(config: Path, log: Path, cache: Path) -> None:
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    spec = importlib.util.spec_from_file_location("train_command", ROOT / "scripts/train.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    os._exit(module.main(["--config", str(config)]))
+    os._exit(load_command("scripts/train.py").main(["--config", str(config)]))
 
 
 def left_behind(config: Path) -> list[str]:

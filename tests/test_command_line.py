@@ -1,15 +1,21 @@
 """Exit codes and single lines; Ctrl-C at any moment."""
 
+import os
+import shlex
 import signal
 import subprocess
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pytest
+import tyro
 
 from vr1_jax import command_line
+from vr1_jax.arguments import check_at_least
 from vr1_jax.data.records import RecordError
 from vr1_jax.errors import UsageError
 
@@ -106,9 +112,90 @@ def test_the_code_of_the_work_and_other_threads():
     assert (codes, command_line.run("name", lambda: None)) == ([1], 0)
 
 
-def test_wrong_arguments_are_one_line(capsys):
-    parser = command_line.Parser("what it does")
-    command_line.add_model(parser)
-    with pytest.raises(SystemExit, match="2"):
-        parser.parse_args([])
-    assert capsys.readouterr().err.count("\n") == 1
+@dataclass(frozen=True)
+class Inner:
+    beta: float = 0.04
+
+
+@dataclass(frozen=True)
+class Arguments:
+    run: tyro.conf.Positional[Path]  # directory of a run
+    model: Path  # a directory
+    kind: Literal["video", "image"] | None = None
+    answer_count: int | None = None  # at least 1
+    pair: tuple[int, int] | None = None
+    words: tuple[str, ...] = ()
+    greedy: bool = False
+    grpo: Inner = Inner()
+
+    def __post_init__(self):
+        check_at_least(1, self, "answer_count")
+
+
+def run(arguments: str, **settings) -> tuple[int, tuple]:
+    """The exit code, and what the work was given."""
+    given = []
+    code = command_line.run_command(
+        "name",
+        lambda *chosen: given.extend(chosen),
+        Arguments,
+        shlex.split(arguments),
+        "What it\ndoes.",
+        **settings,
+    )
+    return code, tuple(given)
+
+
+def test_arguments_in_either_spelling():
+    expected = Arguments(Path("r"), Path("m"), "image", 3, (1, 2), ("a b", "c"), True, Inner(0.5))
+    for name in ("answer-count", "answer_count"):
+        rest = f"--{name} 3 --pair 1 2 --words 'a b' c --greedy --grpo.beta 0.5"
+        assert run(f"r --model=m --kind image {rest}") == (0, (expected,))
+    assert run("r --model m --kind None --answer-count None --pair None") == (
+        0,
+        (Arguments(Path("r"), Path("m")),),
+    )
+
+
+LONG = "/" + "/".join(["a" * 60] * 4)  # longer than a terminal is wide
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("", "required: PATH, --model PATH"),
+        ("r --modle m", "required: --model PATH; unknown: --modle, m"),
+        ("r --model m --answer-count 0", "--answer-count is 0; it must be at least 1"),
+        ("r --model m --answer-count x", "--answer-count: invalid literal for int() with base 10: 'x'"),
+        (f"r --model m --kind {LONG}", f"invalid choice '{LONG}' for argument"),
+        ("r --model m --grpo.beta x", "--grpo.beta: could not convert string to float: 'x'"),
+        ("r --model m --pair 1", "--pair: ['1'] is not {None}|{INT INT}"),
+        ("r --model m --kind text", "invalid choice 'text' for argument '--kind'. Expected one of ('video', "),
+        ("r --model m --answr-count 3", "Unrecognized options: --answr-count, 3; is it --answer-count INT?"),
+        ("r --model m --greedy yes", "Unrecognized options: yes"),
+        ("r --model", "Missing value for argument '--model'"),
+    ],
+)
+def test_wrong_usage_is_one_line(capsys, monkeypatch, arguments, message):
+    monkeypatch.setenv("COLUMNS", "50")
+    assert run(arguments) == (2, ())
+    error = capsys.readouterr().err
+    assert error.startswith(f"name: {message}")
+    assert error.endswith("; --help lists what there is\n")
+    assert error.count("\n") == 1
+    assert os.environ["COLUMNS"] == "50"
+
+
+def test_help_shows_what_it_does_and_every_argument(capsys):
+    with pytest.raises(SystemExit) as stop:
+        run("--help")
+    assert not stop.value.code
+    shown = capsys.readouterr().out
+    for text in ("What it\ndoes.\n", "--answer-count INT", "at least 1", "--greedy", "--grpo.beta FLOAT"):
+        assert text in shown
+
+
+def test_what_is_left_over_overrides_a_config():
+    code, (chosen, rest) = run("r --model m --config f --data.frames 3 --help", overrides=True)
+    assert (code, chosen) == (0, Arguments(Path("r"), Path("m")))
+    assert rest == ["--config", "f", "--data.frames", "3", "--help"]

@@ -14,7 +14,8 @@ ALLOWED = {
     "files": {"errors"},
     "progress": set(),
     "types": set(),
-    "config_files": BASE,
+    "command_line": BASE,
+    "config_files": BASE | {"command_line"},
     "sharding": BASE,
     "media": BASE,
     "rewards": BASE,
@@ -25,11 +26,11 @@ ALLOWED = {
     "rl": BASE | {"types", "sharding", "models", "sampling", "rewards"},
     "config": BASE | {"config_files", "media", "data", "rewards", "sampling", "rl"},
 }
-CORE = {*ALLOWED, "training", "evaluation", "command_line"}
+CORE = {*ALLOWED, "training", "evaluation", "arguments"}
 ALLOWED |= {
     "training": CORE - {"evaluation"},
     "evaluation": CORE - {"training"},
-    "command_line": CORE,
+    "arguments": CORE,
     "tools": CORE,
 }
 NEVER = {"torch", "torchvision", "scripts", "convert", "configs", "pickle"}

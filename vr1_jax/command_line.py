@@ -1,29 +1,123 @@
-"""What the commands share: arguments that mean the same in all of them, exit codes, and one line for a mistake.
+"""What the commands share: their arguments by tyro, exit codes, and one line for a mistake.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted. Nothing slow is imported before it
-is needed, so that `--help` answers at once.
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted. Nothing slow is imported here, so
+that `--help` answers at once.
 """
 
 import contextlib
+import dataclasses
+import io
 import os
 import re
 import signal
 import socket
 import sys
 import threading
-from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from types import NoneType
+from typing import Any, NoReturn, TypeVar, get_args
+
+import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from vr1_jax.errors import UsageError, UserError
 from vr1_jax.files import out_of_space
 
-if TYPE_CHECKING:
-    from vr1_jax.data.presentation import Presentation
-    from vr1_jax.media.frames import FrameBudget, ImageBudget
+Kind = TypeVar("Kind")
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+RULES = ConstructorRegistry()
+
+
+def run_command(
+    name: str,
+    work: Callable[..., int | None],
+    kind: type,
+    arguments: Sequence[str] | None,
+    description: str,
+    *,
+    interrupted: str = "",
+    overrides: bool = False,
+) -> int:
+    """A command's main(): reads its arguments, a `kind`, hands them to `work` and returns the exit code.
+
+    With `overrides`, `work` gets the words that are left over too: fields of the config that --config names.
+    """
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    settings = {"prog": name, "description": description, "config": (tyro.conf.FlagCreatePairsOff,)}
+    if overrides:  # --config FILE --help lists the fields of that config
+        asks_config = any(word.startswith("--config") for word in words)
+        settings |= {"return_unknown_args": True, "add_help": not asks_config}
+    try:
+        chosen = parse(kind, words, **settings)
+    except UsageError as error:
+        return _fail(name, f"{error}; --help lists what there is", error.exit_code)
+    chosen, *rest = chosen if overrides else (chosen,)
+    return run(name, lambda: work(chosen, *rest), out=getattr(chosen, "out", None), interrupted=interrupted)
+
+
+def parse(kind: type[Kind], words: Sequence[str], **settings: Any) -> Any:
+    """A dataclass read from a command line; what tyro or its own checks refuse is a UsageError of one line.
+
+    `settings` are tyro's; with return_unknown_args, the words left over come as the second of two.
+    """
+    settings |= {"args": list(words), "registry": RULES}
+    try:
+        with _captured_errors() as errors:
+            return tyro.cli(kind, **settings)
+    except SystemExit as stop:
+        if not stop.code:  # --help: once more, in the terminal's width
+            print(settings.get("description") or "")  # of which tyro would make a line of each paragraph
+            tyro.cli(kind, **settings | {"description": ""})
+        cause = stop
+        while cause := cause.__context__:
+            if isinstance(cause, UserError):  # of a dataclass's __post_init__
+                raise cause from None
+        raise UsageError(_read_box(errors.getvalue())) from None
+
+
+@contextlib.contextmanager
+def _captured_errors() -> Iterator[io.StringIO]:
+    """What tyro writes: plain, as it is no terminal, and in lines so long that no path is broken."""
+    columns = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = "100000"
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as errors:
+            yield errors
+    finally:
+        del os.environ["COLUMNS"]
+        os.environ.update({} if columns is None else {"COLUMNS": columns})
+
+
+def _read_box(box: str) -> str:
+    """One line of tyro's several: a title, what is wrong, and help, between rules; arguments are indented."""
+    title, what, *more = re.split(r"^ +-+ *$", box, flags=re.MULTILINE)
+    named = [", ".join(re.findall(r"^ {6}(\S.*?) *$", section, re.MULTILINE)) for section in (what, *more)]
+    if "Required" in title:
+        return f"required: {named[0]}" + f"; unknown: {named[1]}" * ("Unrecognized" in more[0])
+    what = " ".join(what.split()).removeprefix("Error parsing ").rstrip(".")
+    what = re.sub(r"no type matching (.*) could be instantiated from (.*)\. Got errors.*", r"\2 is not \1", what)
+    similar = "Perhaps" in more[0] or "similar" in more[0]
+    return what + f"; is it {named[1]}?" * similar
+
+
+@RULES.primitive_rule
+def _read_optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+    """`int | None` looks like an int in help and errors; the word None still means None."""
+    kinds = {*get_args(info.type)}
+    if len(kinds) != 2 or NoneType not in kinds:
+        return None
+    spec = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(*kinds - {NoneType}, info.markers))
+    if not isinstance(spec, PrimitiveConstructorSpec) or spec.nargs != 1:
+        return None
+    return dataclasses.replace(
+        spec,
+        instance_from_str=lambda words: None if words == ["None"] else spec.instance_from_str(words),
+        is_instance=lambda value: value is None or spec.is_instance(value),
+        str_from_instance=lambda value: ["None"] if value is None else spec.str_from_instance(value),
+        choices=spec.choices and (*spec.choices, "None"),
+    )
 
 
 def run(name: str, work: Callable[[], int | None], *, out: Path | None = None, interrupted: str = "") -> int:
@@ -117,119 +211,3 @@ def _describe(error: Exception, out: Path | None) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or out or 'output'}: {error.strerror}"
     return str(error)
-
-
-class Parser(ArgumentParser):
-    """Shows the head of the script as its help, and says what is wrong in one line."""
-
-    def __init__(self, description: str):
-        super().__init__(description=description, formatter_class=RawDescriptionHelpFormatter)
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog.removesuffix('.py')}: {message}; --help lists what there is\n")
-
-
-def existing_directory(text: str) -> Path:
-    path = Path(text)
-    if not path.is_dir():
-        raise ArgumentTypeError(f"{text}: {'not a directory' if path.exists() else 'no such directory'}")
-    return path
-
-
-def positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ArgumentTypeError(f"{number}: must be at least 1")
-    return number
-
-
-def natural(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise ArgumentTypeError(f"{number}: must not be negative")
-    return number
-
-
-def byte_size(text: str) -> int:
-    """Bytes of '5GB', '500MB' and the like (powers of ten, as Hugging Face counts)."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B", text.strip(), re.IGNORECASE)
-    size = int(float(match[1]) * 1000 ** " KMGT".index(match[2].upper() or " ")) if match else 0
-    if size < 1:
-        raise ArgumentTypeError(f"{text!r} is not a size such as 5GB or 500MB")
-    return size
-
-
-def add_model(parser: ArgumentParser, *other_names: str) -> None:
-    what = "Hugging Face, converted or run directory"
-    parser.add_argument("--model", *other_names, type=Path, required=True, metavar="DIR", help=what)
-
-
-def add_records(
-    parser: ArgumentParser, what: str = "JSON list or JSON lines", *, media_required: bool = True
-) -> None:
-    root = "what the records' paths are relative to"
-    parser.add_argument("--records", type=Path, required=True, metavar="FILE", help=what)
-    parser.add_argument("--media-root", type=Path, required=media_required, metavar="DIR", help=root)
-
-
-def check_media_root(path: Path) -> None:
-    if not path.is_dir():
-        raise UsageError(f"--media-root {path}: no such directory; it holds the records' media")
-
-
-def add_asking(parser: Any, *, frames: bool = True) -> None:
-    """How records are put before a model; `asked` reads them. To a parser or a group of its arguments."""
-    if frames:
-        parser.add_argument("--frames", type=int, metavar="N", help="most frames of a video; default as trained")
-    parser.add_argument("--frame-pixels", type=int, metavar="N", help="of a frame, resized; default as trained")
-    parser.add_argument("--image-pixels", type=int, metavar="N", help="most of an image; default as trained")
-    for name, choices, what in (
-        ("prompt", ("fixed", "upstream"), "the words around a question"),
-        ("positions", ("published", "transformers5"), "how positions go on after a video"),
-        ("spacing", ("measured", "constant"), "what a slice of a video lasts, as positions see it"),
-    ):
-        default = "default as trained; of a model trained elsewhere, the first"
-        parser.add_argument(f"--{name}", choices=choices, help=f"{what}: {' or '.join(choices)}; {default}")
-
-
-def asked(chosen: Namespace, *, evaluating: bool = False) -> "Presentation":
-    """How --model was trained to see records, with what the user wants otherwise."""
-    from vr1_jax.data.presentation import read_presentation
-    from vr1_jax.weights.checkpoint_dir import assets_directory
-
-    _check_frames(chosen.frames)
-    trained = read_presentation(assets_directory(chosen.model))
-    names = ("frames", "frame_pixels", "image_pixels", "prompt", "positions", "spacing")
-    try:
-        told = {name: getattr(chosen, name) for name in names}
-        return (trained.evaluated() if evaluating else trained).told(**told)
-    except ValueError as error:
-        raise UsageError(f"--frames, --frame-pixels or --image-pixels: {error}") from None
-
-
-def add_budgets(parser: ArgumentParser) -> None:
-    """For commands that prepare or show training data; `training_budgets` reads them."""
-    parser.add_argument("--frames", type=int, default=16, metavar="N", help="most frames of a video; default 16")
-    for kind, units, what in (
-        ("frame", 128, "pixels of a frame after resizing"),
-        ("image", 256, "most pixels of an image after resizing"),
-    ):
-        what = f"{what}; default {units} x 28 x 28"
-        parser.add_argument(f"--{kind}-pixels", type=int, default=units * 28 * 28, metavar="N", help=what)
-
-
-def training_budgets(chosen: Namespace) -> "tuple[FrameBudget, ImageBudget]":
-    from vr1_jax.media.frames import TRAINING_BUDGET, FrameBudget, ImageBudget
-
-    _check_frames(chosen.frames)
-    fewest, pixels = min(TRAINING_BUDGET.min_frames, chosen.frames), chosen.frame_pixels
-    try:
-        frames = FrameBudget(min_frames=fewest, max_frames=chosen.frames, min_pixels=pixels, max_pixels=pixels)
-        return frames, ImageBudget(max_pixels=chosen.image_pixels)
-    except ValueError as error:
-        raise UsageError(f"--frame-pixels or --image-pixels: {error}") from None
-
-
-def _check_frames(frames: int | None) -> None:
-    if frames is not None and frames < 2:
-        raise UsageError(f"--frames is {frames}; it must be at least 2")

@@ -10,8 +10,7 @@ from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any, TypeVar
 
-import tyro
-
+from vr1_jax.command_line import parse
 from vr1_jax.errors import UsageError
 
 Kind = TypeVar("Kind")
@@ -20,7 +19,7 @@ Kind = TypeVar("Kind")
 def parse_config(kind: type[Kind], path: str | Path | None, overrides: Sequence[str], **settings: Any) -> Kind:
     """The config of a file, or without one its defaults, with overrides; `settings` are tyro's."""
     default = {} if path is None else {"default": read_config(Path(path), kind)}
-    return tyro.cli(kind, args=list(overrides), **default, **settings)
+    return parse(kind, overrides, **default, **settings)
 
 
 def read_config(path: Path, kind: type[Kind]) -> Kind:

@@ -1,12 +1,12 @@
 """A small world, a tiny random model that can be asked about it, and the same model in transformers."""
 
-import importlib.util
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import commands
 import numpy as np
 import pytest
 import torch
@@ -19,20 +19,12 @@ from vr1_jax.media.reader import MediaReader
 from vr1_jax.tools.world.model import tiny_config, write_model_directory
 from vr1_jax.tools.world.write import World, write_world
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-
 
 @pytest.fixture(scope="session")
 def load_command() -> Callable[[str], Any]:
     """The module of a script, by name."""
 
-    def load(name: str):
-        spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-
-    return load
+    return lambda name: commands.load_command(f"scripts/{name}.py")
 
 
 @pytest.fixture(scope="session")

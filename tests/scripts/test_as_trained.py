@@ -1,11 +1,11 @@
 """Every command asks a model as it was trained, unless told otherwise."""
 
-import importlib.util
 import json
 import shutil
 from pathlib import Path
 
 import pytest
+from commands import load_command
 
 from vr1_jax.data.presentation import Presentation, read_presentation, write_presentation
 from vr1_jax.media.frames import FrameBudget, ImageBudget
@@ -21,7 +21,6 @@ TRAINED = Presentation(
 )
 # The same, said on a command line. The system turn of upstream's supervised training has no flag.
 TOLD = ["--frames", 4, "--frame-pixels", PIXELS, "--image-pixels", PIXELS, "--spacing", "constant"]
-CONVERT = Path(__file__).resolve().parents[2] / "convert"
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +29,7 @@ def models(tiny_model, tmp_path_factory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("models")
     hf_to_flax(tiny_model, root / "run")
     write_presentation(root / "run/hf", TRAINED)
-    spec = importlib.util.spec_from_file_location("flax_to_hf", CONVERT / "flax_to_hf.py")
-    command = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(command)
+    command = load_command("convert/flax_to_hf.py")
     exported = ["--checkpoint", root / "run", "--out", root / "exported", "--dtype", "float32"]
     assert command.main([str(word) for word in exported]) == 0
     return {"run": root / "run", "exported": root / "exported", "plain": tiny_model}

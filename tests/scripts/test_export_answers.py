@@ -2,13 +2,13 @@
 
 import dataclasses
 import functools
-import importlib.util
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from commands import load_command
 from reference_model import normalize
 
 from vr1_jax.data.collate import EncodedPrompt
@@ -22,7 +22,6 @@ from vr1_jax.media.reader import MediaReader
 from vr1_jax.sampling.settings import SamplingConfig
 from vr1_jax.weights.conversion import hf_to_flax
 
-CONVERT = Path(__file__).resolve().parents[2] / "convert"
 GREEDY = SamplingConfig(max_new_tokens=10, temperature=0.0)
 
 
@@ -37,9 +36,7 @@ def checkpoint(tiny_model, tmp_path_factory) -> Path:
 def exported(checkpoint, tmp_path_factory):
     from transformers import Qwen2_5_VLForConditionalGeneration
 
-    spec = importlib.util.spec_from_file_location("flax_to_hf", CONVERT / "flax_to_hf.py")
-    command = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(command)
+    command = load_command("convert/flax_to_hf.py")
     out = tmp_path_factory.mktemp("exported") / "hf"
     assert command.main(["--checkpoint", str(checkpoint), "--out", str(out), "--dtype", "float32"]) == 0
     return Qwen2_5_VLForConditionalGeneration.from_pretrained(out, dtype=torch.float32).eval()

@@ -1,11 +1,10 @@
 """The command shows a record as training will see it."""
 
-import importlib.util
 import itertools
 import json
-from pathlib import Path
 
 import pytest
+from commands import load_command
 from tiny_world import BUCKETS, encoder_of, layout_of
 
 from vr1_jax.data.pipeline import Batching, Pipeline
@@ -15,15 +14,10 @@ from vr1_jax.data.tokenizer import load_tokenizer
 from vr1_jax.media.reader import MediaReader
 from vr1_jax.tools.world.write import World, write_world
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "inspect_record.py"
-
 
 @pytest.fixture(scope="module")
 def command():
-    spec = importlib.util.spec_from_file_location("inspect_record", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+    return load_command("scripts/inspect_record.py").main
 
 
 @pytest.fixture(scope="module")

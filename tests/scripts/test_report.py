@@ -42,12 +42,8 @@ def test_writes_into_the_run_and_replaces_only_with_force(command, run, capsys):
     ],
 )
 def test_mistakes_get_one_line(command, run, capsys, arguments, code, message):
-    try:
-        found = command([argument.format(run=run) for argument in arguments])
-    except SystemExit as stop:  # argparse
-        found = stop.code
+    assert command([argument.format(run=run) for argument in arguments]) == code
     error = capsys.readouterr().err
-    assert found == code
     assert message in error
     assert len(error.strip().splitlines()) == 1
     assert [path.name for path in run.iterdir()] == ["metrics.jsonl"]

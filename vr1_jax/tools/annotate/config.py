@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from vr1_jax.command_line import parse
 from vr1_jax.config_files import parse_config, read_config
 from vr1_jax.data.layout import PositionRule, TimeSpacing
 from vr1_jax.data.presentation import Presentation, read_presentation
@@ -70,4 +71,4 @@ def load_annotate_config(path: str | None, overrides: Sequence[str], **settings:
         name: getattr(trained, name) for name in names if getattr(in_file, name) == getattr(untold, name)
     }
     default = dataclasses.replace(chosen, **as_trained)
-    return tyro.cli(AnnotateConfig, args=list(overrides), default=default, **settings)
+    return parse(AnnotateConfig, overrides, default=default, **settings)
