@@ -56,7 +56,7 @@ class Arguments(Shapes):
     def __post_init__(self):
         check_at_least(1, self, "repeats")
         if self.size is not None and self.config is not None:
-            raise UsageError("--size and --config exclude each other")
+            raise UsageError("--config is not allowed with --size")
 
 
 def measure(chosen: Arguments) -> None:

@@ -57,7 +57,7 @@ class Arguments(Asking):
     def __post_init__(self):
         super().__post_init__()
         if self.video is not None and self.image is not None:
-            raise UsageError("--video and --image exclude each other")
+            raise UsageError("--image is not allowed with --video")
         for name, texts in (("question", (self.question,)), ("options", self.options)):
             for text in texts:
                 check_text(f"--{name}", text)

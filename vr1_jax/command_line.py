@@ -105,10 +105,11 @@ def _read_box(box: str) -> str:
 @RULES.primitive_rule
 def _read_optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
     """`int | None` looks like an int in help and errors; the word None still means None."""
-    kinds = {*get_args(info.type)}
+    kinds = get_args(info.type)
     if len(kinds) != 2 or NoneType not in kinds:
         return None
-    spec = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(*kinds - {NoneType}, info.markers))
+    (kind,) = (kind for kind in kinds if kind is not NoneType)
+    spec = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(kind, info.markers))
     if not isinstance(spec, PrimitiveConstructorSpec) or spec.nargs != 1:
         return None
     return dataclasses.replace(

@@ -30,77 +30,86 @@ from vr1_jax.sampling.settings import SamplingConfig
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """Mesh axes; -1 takes what is left. `rollout_tensor` splits the weights while sampling, nothing else does."""
+    """How many devices each axis of the mesh has; -1 is all that the other axes leave."""
 
-    data: int = 1
-    fsdp: int = -1
-    tensor: int = 1
-    rollout_tensor: int = 1
+    data: int = 1  # whole copies of the weights, each with its part of the batch
+    fsdp: int = -1  # devices that split the weights between them, each with its part of the batch
+    tensor: int = 1  # devices that share the arithmetic of each layer in training
+    rollout_tensor: int = 1  # devices that share the arithmetic of each layer while answers are sampled
 
 
 @dataclass(frozen=True)
 class DataConfig:
     """Where records come from and what a prompt of theirs looks like."""
 
-    records: tuple[str, ...] = ()
-    media_root: str = "."
-    heldout: tuple[str, ...] = ()  # files of records that are only evaluated on; SFT needs their reasoning too
-    cache: str | None = None  # written by scripts/cache_media.py
-    # Of the records, which several buckets of a kind need: a file that scripts/choose_buckets.py wrote, or None to
-    # read them from the media's headers when the run starts.
+    records: tuple[str, ...] = ()  # files of training records
+    media_root: str = "."  # directory that the records' paths are relative to
+    heldout: tuple[str, ...] = ()  # files of records that are only evaluated on; in SFT with their reasoning
+    cache: str | None = None  # directory of decoded media that scripts/cache_media.py wrote
+    # File of the records' sizes that scripts/choose_buckets.py wrote. Sizes are needed where a kind (image, video,
+    # text) has several buckets; None reads them from the media's headers when the run starts.
     sizes: str | None = None
-    video_buckets: tuple[Bucket, ...] = ()
-    image_buckets: tuple[Bucket, ...] = ()
-    text_buckets: tuple[Bucket, ...] = ()
-    # Of the steps on images or videos; texts keep the share that they are of the records. None takes all records
-    # as they come, 0 leaves images out, 1 videos.
+    video_buckets: tuple[Bucket, ...] = ()  # the shapes that prompts with a video are padded to
+    image_buckets: tuple[Bucket, ...] = ()  # the shapes that prompts with an image are padded to
+    text_buckets: tuple[Bucket, ...] = ()  # the shapes that prompts without media are padded to
+    # Share of image steps among the steps on images and videos: with 0.5, as many steps on images as on videos; 0
+    # leaves images out, 1 videos. None: as many as there are records. Text steps are as many as there are records.
     image_share: float | None = None
-    # How often records are drawn by their data_source, 1 if not named: 2 is twice in every pass, 0 never, 0.5 a
-    # random half of its records.
+    # How often a record is drawn in each pass over the data, by its data_source: 2 is twice, 0.5 a random half of
+    # the source's records, 0 never. Sources that are not named have 1.
     source_weights: dict[str, float] = field(default_factory=dict)
-    pass_rate: tuple[float, float] | None = (
-        None  # only records whose pass_rate lies within; see scripts/annotate.py
-    )
+    # Only records whose pass_rate (see scripts/annotate.py) lies between these two, ends included: 0.1 0.9.
+    pass_rate: tuple[float, float] | None = None
     frames: FrameBudget = TRAINING_BUDGET
     images: ImageBudget = IMAGE_BUDGET
+    # Where the text after an image or video goes on. published: after its largest position on any axis, as
+    # Qwen2.5-VL was trained. transformers5: after the larger of its height and width, for comparison.
     positions: PositionRule = "published"
+    # How long a slice of a video is, as positions see it. measured: as in the file. constant: one second, as
+    # upstream trained.
     spacing: TimeSpacing = "measured"
-    prompt: PromptPreset = "fixed"
-    shuffle: ShuffleBy = "frames"  # how the second group of T-GRPO sees time
-    loss_on: LossOn = "answer"  # SFT
-    answer_tokens: int = 1024  # SFT: longer answers are refused
-    workers: int = 4
-    max_bad_share: float = 0.1
+    prompt: PromptPreset = "fixed"  # the words around a question; upstream's differ in SFT and evaluation
+    # What T-GRPO's second group sees in another order: single frames, or slices (pairs of frames).
+    shuffle: ShuffleBy = "frames"
+    # SFT: the tokens that the loss counts. upstream: the question and the video's placeholders too.
+    loss_on: LossOn = "answer"
+    answer_tokens: int = 1024  # SFT: records with longer answers are refused
+    workers: int = 4  # processes that decode and tokenize
+    max_bad_share: float = 0.1  # share of records that cannot be used above which the run stops
 
 
 @dataclass(frozen=True)
 class RolloutConfig:
-    group: int = 8
-    shuffled_group: int = 4  # 0 is GRPO
+    """How many answers are sampled to each question."""
+
+    group: int = 8  # answers with the frames in order
+    shuffled_group: int = 4  # answers with the frames shuffled; 0 is GRPO
     sampling: SamplingConfig = SamplingConfig()
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    learning_rate: float = 1e-6
-    schedule: Literal["constant", "linear", "cosine"] = "constant"  # after the warm-up
-    # Updates until linear and cosine end, which may be more than a run makes: upstream's cosine spanned an epoch
-    # of which it trained a sixtieth. None for constant, which has no end.
+    """AdamW and its learning rate. An update is one step of the optimizer; a training step can have several."""
+
+    learning_rate: float = 1e-6  # the rate after the warm-up, before it falls
+    schedule: Literal["constant", "linear", "cosine"] = "constant"  # how the rate falls after the warm-up
+    # Updates until the linear and cosine schedules end, which may be more than a run makes: upstream's cosine
+    # ended after a whole epoch, of which it trained a sixtieth. None for constant, which has no end.
     total_steps: int | None = None
-    warmup_steps: int = 0  # updates; the first has rate 0, as in transformers
-    final_fraction: float = 0.0  # of the learning rate, at the end of linear and cosine
-    weight_decay: float = 0.01
-    # matrices: all but norms and biases. upstream: its trainer spared biases and the decoder layers' norms,
-    # but decayed the vision tower's norms and the final norm.
+    warmup_steps: int = 0  # updates in which the rate grows to learning_rate; the first has rate 0
+    final_fraction: float = 0.0  # the rate at the end of linear and cosine, as a fraction of learning_rate
+    weight_decay: float = 0.01  # decoupled from the gradient; times the learning rate in each update
+    # Which parameters decay. matrices: all but norms and biases. upstream: all but biases and the decoder layers'
+    # norms, so the vision tower's norms and the final norm decay.
     decayed: Literal["matrices", "upstream"] = "matrices"
-    clip_norm: float = 5.0
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
-    # What Adam remembers of past gradients, beside 4 bytes of weight and 4 of gradient for each parameter:
-    # float32 (8 bytes more), int8 (2) or factored (none to speak of, and no first moment: b1 means nothing).
+    clip_norm: float = 5.0  # gradients with a larger global norm are scaled down to it
+    b1: float = 0.9  # Adam's decay of the first moment
+    b2: float = 0.999  # Adam's decay of the second moment
+    eps: float = 1e-8  # Adam's term in the denominator
+    # How Adam's moments are kept, beside 4 bytes of weight and 4 of gradient for each parameter: float32 (8 bytes
+    # more), int8 (2 more), or factored (almost none; there is no first moment then, and b1 has no effect).
     moments: Literal["float32", "int8", "factored"] = "float32"
-    freeze_vision: bool = False  # neither update nor gradient nor moments for the vision tower
+    freeze_vision: bool = False  # leave the vision tower as it is, which saves its gradient and moments
 
     def __post_init__(self):
         if (self.schedule == "constant") != (self.total_steps is None):
@@ -124,12 +133,12 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """How often to save, and what to keep: more than one, for the day the last turns out damaged."""
+    """How often checkpoints are saved, and how many are kept: more than one, in case the last is damaged."""
 
-    every: int = 100  # steps
-    keep_last: int = 2
-    keep_best: int = 0  # besides the last ones
-    best_metric: str = "reward"  # the largest is best; for the smallest put a minus before it: -loss
+    every: int = 100  # steps between checkpoints
+    keep_last: int = 2  # how many of the newest checkpoints are kept
+    keep_best: int = 0  # how many of the best checkpoints are kept besides
+    best_metric: str = "reward"  # the metric whose largest value is best; -loss: whose smallest value is
 
     def __post_init__(self):
         for name, least in (("every", 1), ("keep_last", 1), ("keep_best", 0)):
@@ -146,43 +155,49 @@ class CheckpointConfig:
 class WatchConfig:
     """What to show besides metrics.jsonl, which is always written."""
 
-    tensorboard: bool = False
-    wandb_project: str | None = None
+    tensorboard: bool = False  # write the metrics for TensorBoard too
+    wandb_project: str | None = None  # send the metrics to this Weights & Biases project too
     rollouts: bool = True  # keep every step's answers for the report
-    evaluate_every: int = 0  # steps between held-out evaluations, 0 for none
-    evaluate_answers: int = 0  # to each held-out question, sampled as in training; 0: a single one, greedily
-    gap_alarm: float = 0.5  # mean |sampler - trainer| log-prob above which the run warns
+    evaluate_every: int = 0  # steps between evaluations on data.heldout; 0 for none
+    evaluate_answers: int = 0  # answers sampled to each held-out question; 0: one, always the most likely token
+    gap_alarm: float = 0.5  # mean difference of the sampler's and trainer's log-probs above which the run warns
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    stage: Literal["sft", "rl"]
+    """What a run trains, on what, and how."""
+
+    stage: Literal["sft", "rl"]  # supervised fine-tuning, or T-GRPO and GRPO
     model: str  # a Hugging Face directory, a converted checkpoint or a run
     run: str  # directory of this run
-    steps: int
+    steps: int  # how many steps to train
     data: DataConfig
-    prompts_per_step: int = 8  # over all devices
-    microbatches: int = 1  # parts of a step's prompts whose gradients are added up
-    updates_per_batch: int = 1  # minibatches of one batch of answers; above 1 the clip matters
+    prompts_per_step: int = 8  # prompts in a step, over all devices
+    microbatches: int = 1  # parts that a step's prompts are computed in, to save memory; their gradients are added
+    # Updates made with one batch of answers, each with its part of the prompts. Above 1 the policy moves away from
+    # the one that answered, and the clip matters.
+    updates_per_batch: int = 1
     epochs_per_batch: int = 1  # passes over one batch of answers
-    # What ratios are taken against: the policy before its first update, computed again by the trainer where it
-    # moves before the last, or the sampler's own log-probs (then bf16 and layout differences count as movement).
+    # Whose log-probs the policy's ratio is taken against: the trainer's, computed anew before the first update if
+    # there are several, or the sampler's own, whose other precision and layout then count as movement.
     old_logps: Literal["trainer", "sampler"] = "trainer"
-    sft_aggregation: Literal["token", "sequence"] = "token"  # the loss is a mean over tokens, or of answers' means
-    stop_after_skips: int = 20  # in a row, of steps whose loss or gradient is not finite
-    from_scratch: bool = False  # random weights; `model` gives config and tokenizer only
-    # Leave groups without advantage out of the loss, KL penalty included: they only pull towards the reference.
+    # SFT: the loss is the mean over all tokens, or the mean over answers of each answer's mean.
+    sft_aggregation: Literal["token", "sequence"] = "token"
+    stop_after_skips: int = 20  # steps in a row without a finite loss and gradient after which the run stops
+    from_scratch: bool = False  # begin with random weights; `model` gives config and tokenizer only
+    # Leave groups whose answers all have the same reward out of the loss, KL penalty included: such a group only
+    # pulls towards the reference model.
     drop_silent_groups: bool = False
-    refill_rounds: int = 0  # further batches a step may ask to replace groups without advantage
-    seed: int = 0
-    compute_dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    refill_rounds: int = 0  # further batches that a step may sample to replace groups of equal rewards
+    seed: int = 0  # of everything random: order of records, shuffled frames, sampled answers
+    compute_dtype: Literal["bfloat16", "float32"] = "bfloat16"  # precision of the arithmetic; weights are float32
     mesh: MeshConfig = MeshConfig()
     rollout: RolloutConfig = RolloutConfig()
     grpo: GRPOConfig = field(default_factory=GRPOConfig.paper)
     optimizer: OptimizerConfig = OptimizerConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     watch: WatchConfig = WatchConfig()
-    # Functions cannot be given on a command line; a config file holds them.
+    # Reward functions of your own, beside accuracy and format; in a config file only.
     rewards: Annotated[tuple[RewardFunction, ...], tyro.conf.Suppress] = ()
 
     def __post_init__(self):

@@ -27,9 +27,9 @@ class EncodedPrompt:
 class Bucket:
     """The shape that a batch is padded to; everything of one bucket runs in one compiled program."""
 
-    slices: int
-    patches: int  # in a slice
-    tokens: int
+    slices: int  # temporal slices of a video, two frames each
+    patches: int  # patches of 14 x 14 pixels in a slice
+    tokens: int  # tokens of the prompt, placeholders of the media included
 
     def holds(self, other: "Bucket") -> bool:
         return self.slices >= other.slices and self.patches >= other.patches and self.tokens >= other.tokens

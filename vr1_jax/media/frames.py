@@ -49,8 +49,8 @@ class VisualGeometry:
 class ImageBudget:
     """Pixels that an image may have after resizing."""
 
-    min_pixels: int = 4 * UNIT_PIXELS
-    max_pixels: int = 256 * UNIT_PIXELS
+    min_pixels: int = 4 * UNIT_PIXELS  # fewest pixels after resizing
+    max_pixels: int = 256 * UNIT_PIXELS  # most pixels after resizing
 
     def __post_init__(self):
         if not 0 < self.min_pixels <= self.max_pixels:
@@ -61,12 +61,12 @@ class ImageBudget:
 class FrameBudget:
     """How many frames to take from a clip, and how many pixels each may have after resizing."""
 
-    fps: float = 2.0
-    min_frames: int = 4
-    max_frames: int = 16
-    min_pixels: int = 128 * UNIT_PIXELS
-    max_pixels: int = 128 * UNIT_PIXELS
-    total_pixels: int = MAX_VIDEO_PIXELS
+    fps: float = 2.0  # frames taken from a second of video
+    min_frames: int = 4  # fewest frames of a video, however short
+    max_frames: int = 16  # most frames of a video, however long
+    min_pixels: int = 128 * UNIT_PIXELS  # fewest pixels of a frame after resizing
+    max_pixels: int = 128 * UNIT_PIXELS  # most pixels of a frame after resizing
+    total_pixels: int = MAX_VIDEO_PIXELS  # most pixels of all frames together
 
     def __post_init__(self):
         if self.fps <= 0:

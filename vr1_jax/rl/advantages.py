@@ -32,26 +32,28 @@ _ROUNDING = 1e-9
 class GRPOConfig:
     """The algorithm's settings, rewards to loss. The classmethods are the presets."""
 
-    rules: Literal["fixed", "upstream"] = "fixed"  # of the accuracy reward
+    rules: Literal["fixed", "upstream"] = "fixed"  # how the accuracy reward reads answers; upstream has quirks
     threshold: float = 0.5  # an answer is correct if its accuracy is above this
-    alpha: float = 0.3  # temporal bonus; 0 turns it off
-    mu: float = 1.0  # the ordered group must reach mu times the shuffled group
+    alpha: float = 0.3  # size of the temporal bonus; 0 turns it off
+    mu: float = 1.0  # the bonus needs the ordered group to do at least mu times as well as the shuffled group
     p: Literal["share", "mean"] = "share"  # groups are compared by share of correct answers or mean accuracy
     placement: Literal["reward", "advantage"] = "reward"  # where the temporal bonus is added
-    normalize_std: bool = True
-    length_bonus: float = 0.2  # 0 turns it off
-    length_low: int = 320
-    length_high: int = 512
-    format_weight: float = 1.0  # of the format reward; user rewards return what they weigh
+    normalize_std: bool = True  # divide advantages by the standard deviation of the group's rewards
+    length_bonus: float = 0.2  # added to correct answers of length_low to length_high tokens; 0 turns it off
+    length_low: int = 320  # fewest tokens for the length bonus
+    length_high: int = 512  # most tokens for the length bonus
+    format_weight: float = 1.0  # weight of the format reward; reward functions of your own return what they weigh
     overlong: int = 0  # tokens before the limit over which a penalty grows from 0 to -1 (DAPO); 0 turns it off
     mask_cut_off: bool = False  # leave answers that reached the limit without an end out of the loss
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-    beta: float = 0.04  # weight of the k3 penalty; 0 needs no reference model
-    aggregation: Literal["sequence", "token", "constant"] = "sequence"  # see `loss.policy_loss`
-    ratio: Literal["token", "sequence"] = "token"  # see `loss.policy_loss`
+    clip_low: float = 0.2  # the ratio of new to old probability is clipped below 1 - clip_low
+    clip_high: float = 0.2  # the ratio of new to old probability is clipped above 1 + clip_high
+    beta: float = 0.04  # weight of the KL penalty (k3); 0 needs no reference model
+    # How tokens are averaged. sequence: mean over answers of each answer's mean. token: mean over all tokens.
+    # constant: sum over tokens, divided by the number of answers times their padded length.
+    aggregation: Literal["sequence", "token", "constant"] = "sequence"
+    ratio: Literal["token", "sequence"] = "token"  # the ratio is each token's, or its answer's geometric mean
     dual_clip: float = 0.0  # bound of the ratio where the advantage is negative, above 1; 0 turns it off
-    sampler_cap: float = 0.0  # truncated importance sampling, see `loss.policy_loss`; 0 turns it off
+    sampler_cap: float = 0.0  # most that the sampler's difference to the trainer can weigh a token; 0 turns it off
 
     def __post_init__(self):
         for name, value in dataclasses.asdict(self).items():

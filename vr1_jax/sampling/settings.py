@@ -9,10 +9,10 @@ from vr1_jax.errors import UsageError
 class SamplingConfig:
     """How answers are drawn. Only `top_k`, `capacity` and turning the penalty on or off compile anew."""
 
-    max_new_tokens: int = 768
-    temperature: float = 1.0  # 0 is greedy
-    top_p: float = 0.95
-    top_k: int = 0  # 0 keeps all; upstream's transformers path silently used 50
+    max_new_tokens: int = 768  # most tokens of an answer
+    temperature: float = 1.0  # 0 takes the most likely token
+    top_p: float = 0.95  # draw from the fewest tokens that have this probability together
+    top_k: int = 0  # draw from this many most likely tokens; 0 from all. Upstream had transformers' default, 50
     repetition_penalty: float = 1.0  # 1 is off; published generation configs say 1.05
 
     def __post_init__(self):
