@@ -59,9 +59,8 @@ def make(chosen: Arguments) -> int:
     def say(text: str) -> None:
         print(f"\n[{time.monotonic() - started:5.0f} s] {text}", flush=True)
 
-    from vr1_jax.tools.cold_start import cold_start
-    from vr1_jax.tools.curves import draw_curves
-    from vr1_jax.tools.report import write_report
+    from vr1_jax.tools.demo import cold_start, draw_curves
+    from vr1_jax.tools.report.write import write_report
     from vr1_jax.tools.world.write import write_world
     from vr1_jax.training.loop import train
     from vr1_jax.weights.conversion import flax_to_hf

@@ -36,7 +36,7 @@ class Arguments:
 
 
 def work(chosen: Arguments) -> None:
-    from vr1_jax.tools.report import write_report
+    from vr1_jax.tools.report.write import write_report
 
     out = chosen.out or chosen.run / "report.html"
     written = write_report(

@@ -114,8 +114,7 @@ def prepare(directory: Path, side: int, new_tokens: int) -> dict[str, int]:
     """Two random models, and one prompt with given answers to it."""
     from vr1_jax.tools.benchmark import inputs
     from vr1_jax.tools.benchmark.sizes import SIZES
-    from vr1_jax.tools.random_model import write_random_model
-    from vr1_jax.tools.world.model import SMALL
+    from vr1_jax.tools.world.model import SMALL, write_random_model
 
     _, work, _ = SIZES["30m"]
     patches = (side // SMALL.vision.patch) ** 2

@@ -18,8 +18,7 @@ from vr1_jax.tools.benchmark.device import Peaks
 from vr1_jax.tools.benchmark.sizes import of_size
 from vr1_jax.tools.benchmark.timing import Timing, repeat
 from vr1_jax.tools.plan.programs import programs
-from vr1_jax.tools.random_model import write_random_model
-from vr1_jax.tools.world.model import SMALL, TINY, hf_config
+from vr1_jax.tools.world.model import SMALL, TINY, hf_config, write_random_model
 from vr1_jax.weights.loading import load_model
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"

@@ -6,7 +6,7 @@ from report_runs import Writer, sample
 from tiny_world import write_image, write_video
 
 from vr1_jax.data.tokenizer import ChatTokenizer, load_tokenizer
-from vr1_jax.tools.report import write_report
+from vr1_jax.tools.report.write import write_report
 from vr1_jax.tools.world.model import write_tokenizer
 
 

@@ -3,7 +3,7 @@
 import pytest
 from report_runs import sample
 
-from vr1_jax.tools.report import write_report
+from vr1_jax.tools.report.write import write_report
 
 HOSTILE = (
     "</script><script>window.owned = 1</script>",

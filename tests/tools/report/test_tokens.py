@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vr1_jax.tools.report.tokens import TokenTexts
+from vr1_jax.tools.report.pages import TokenTexts
 from vr1_jax.tools.world.model import IDS
 
 

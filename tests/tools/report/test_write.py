@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from report_runs import sample
 
 from vr1_jax.errors import UsageError, UserError
-from vr1_jax.tools.report import write_report
-from vr1_jax.tools.report.answers import frame_order, spread_out
+from vr1_jax.tools.report.pages import frame_order, spread_out
+from vr1_jax.tools.report.write import write_report
 
 
 def unpack(path, name):

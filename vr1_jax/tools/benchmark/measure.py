@@ -23,7 +23,7 @@ from vr1_jax.tools.benchmark import inputs
 from vr1_jax.tools.benchmark.sizes import Subject
 from vr1_jax.tools.benchmark.timing import Stopwatch, Timing, repeat
 from vr1_jax.tools.plan.programs import Outline, Program, Sizes, programs
-from vr1_jax.tools.random_model import write_random_model
+from vr1_jax.tools.world.model import write_random_model
 from vr1_jax.tools.world.write import World, write_world
 from vr1_jax.training import loop, setup
 from vr1_jax.types import TrainState

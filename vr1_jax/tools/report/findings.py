@@ -3,7 +3,7 @@
 import itertools
 import math
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from vr1_jax.tools.report.run_files import Run
 
 Columns = dict[str, list]
 GOOD, WATCH, BAD, UNKNOWN = "good", "watch", "bad", "unknown"
+BY_SIGN = {1: GOOD, 0: WATCH, -1: BAD}  # of a change: better, no clear change, worse
 EDGE = 50  # most steps that count as the start or the end of a run
 NOISE = 2.0  # standard errors below which a difference says nothing
 
@@ -71,15 +72,13 @@ def _learning(run: Run, columns: Columns) -> Finding:
         headline = f"Held-out accuracy {held[0]} → {held[1]}"
         if run.before:
             details.insert(0, "The first number is of the model that it started from.")
-        return Finding(question, _verdict(change.sign), headline, tuple(details), "heldout_accuracy")
+        return Finding(question, BY_SIGN[change.sign], headline, tuple(details), "heldout_accuracy")
     name, better = ("accuracy", 1) if "accuracy" in columns else ("loss", -1)
     if (ends := edges(columns, name)) is None:
         return Finding(question, UNKNOWN, "Too few steps to tell", tuple(details), name)
     sign = better * (ends[1] - ends[0]).sign
     headline = f"{name.capitalize()} {ends[0].value:.3g} → {ends[1].value:.3g}"
-    return Finding(
-        question, _verdict(sign), headline, (*details, "Held-out accuracy is not measured twice."), name
-    )
+    return Finding(question, BY_SIGN[sign], headline, (*details, "Held-out accuracy is not measured twice."), name)
 
 
 def heldout(run: Run, columns: Columns) -> tuple[Mean, Mean] | None:
@@ -88,10 +87,6 @@ def heldout(run: Run, columns: Columns) -> tuple[Mean, Mean] | None:
     pairs = [(line.get("heldout_accuracy"), line.get("heldout_accuracy_error")) for line in lines]
     points = [Mean(value, error) for value, error in pairs if value is not None and error is not None]
     return (points[0], points[-1]) if len(points) > 1 else None
-
-
-def _verdict(sign: int) -> str:
-    return {1: GOOD, 0: WATCH, -1: BAD}[sign]
 
 
 def _order(run: Run, columns: Columns) -> Finding:
@@ -112,7 +107,7 @@ def _order(run: Run, columns: Columns) -> Finding:
         seeing = _present(columns, "heldout_accuracy")
         details.append(f"Held out, with every frame blanked: {blind[-1]:.2f}, seeing: {seeing[-1]:.2f}.")
     words = {1: "Ordered frames score better", 0: "No clear difference", -1: "Shuffled frames score better"}
-    return Finding(question, _verdict(last.sign), f"{words[last.sign]}: {last}", tuple(details), "temporal_gap")
+    return Finding(question, BY_SIGN[last.sign], f"{words[last.sign]}: {last}", tuple(details), "temporal_gap")
 
 
 def _hacking(run: Run, columns: Columns) -> Finding:
@@ -125,8 +120,7 @@ def _hacking(run: Run, columns: Columns) -> Finding:
     if not signs:
         calm = "Reward goes with accuracy; length, entropy and variety of answers are steady."
         return Finding(question, GOOD, "No sign of it", (calm,), "length")
-    count = f"{len(signs)} thing{'s' * (len(signs) > 1)} to look at"
-    return Finding(question, WATCH, count, tuple(signs), "length")
+    return Finding(question, WATCH, _to_look_at(signs), tuple(signs), "length")
 
 
 def _signs_of_hacking(run: Run, columns: Columns) -> Iterator[str]:
@@ -153,19 +147,18 @@ def _signs_of_hacking(run: Run, columns: Columns) -> Iterator[str]:
 
 def _broken(run: Run, columns: Columns) -> Finding:
     question = "Is anything broken?"
+    drawn = "sampler_gap_mean" if "sampler_gap_mean" in columns else "grad_norm"
     bad, watch = list(_faults(run, columns)), list(_oddities(run, columns))
-    if bad or watch:
-        count = len(bad) + len(watch)
-        headline = f"{count} thing{'s' * (count > 1)} to look at"
-        return Finding(question, BAD if bad else WATCH, headline, (*bad, *watch), _machine_metric(columns))
+    if found := (*bad, *watch):
+        return Finding(question, BAD if bad else WATCH, _to_look_at(found), found, drawn)
     calm = ["Every update was finite."]
     if gaps := _present(columns, "sampler_gap_mean"):
         calm.append(f"Sampler and trainer differ by {statistics.median(gaps):.2g} nats a token.")
-    return Finding(question, GOOD, "Nothing seen", tuple(calm), _machine_metric(columns))
+    return Finding(question, GOOD, "Nothing seen", tuple(calm), drawn)
 
 
-def _machine_metric(columns: Columns) -> str:
-    return "sampler_gap_mean" if "sampler_gap_mean" in columns else "grad_norm"
+def _to_look_at(things: Sequence[str]) -> str:
+    return f"{len(things)} thing{'s' * (len(things) > 1)} to look at"
 
 
 def _present(columns: Columns, name: str) -> list[float]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vr1_jax.errors import UserError
+from vr1_jax.files import read_json
 from vr1_jax.training.metrics import METRICS_FILE, read_metrics
 from vr1_jax.training.rollouts import ROLLOUTS
 
@@ -27,14 +28,10 @@ class Run:
     before: dict[str, float]  # what the model it started from was last measured at, on the same held-out records
     notes: list[str] = field(default_factory=list)
 
-    @property
-    def config(self) -> dict[str, Any]:
-        return self.environment.get("config", {})
-
     def setting(self, name: str, default: Any) -> Any:
         """A field of the config by its dotted name."""
-        value: Any = self.config
-        for part in name.split("."):
+        value: Any = self.environment
+        for part in ("config", *name.split(".")):
             value = value.get(part) if isinstance(value, dict) else None
         return default if value is None else value
 
@@ -46,7 +43,7 @@ class Run:
                 with gzip.open(path, "rt", encoding="utf-8") as file:
                     content = json.load(file)
                 attempt = content["attempt"]
-                found += [_checked(prompt) | {"attempt": attempt} for prompt in content["prompts"]]
+                found += [_check(prompt) | {"attempt": attempt} for prompt in content["prompts"]]
             except _DAMAGE as error:
                 self.notes.append(f"{ROLLOUTS}/{path.name} cannot be read ({type(error).__name__}: {error})")
                 self.rollouts[step] = [other for other in self.rollouts[step] if other != path]
@@ -61,15 +58,8 @@ def read_run(path: Path) -> Run:
         hint = f"; did you mean {' or '.join(map(str, below))}?" if below else "; give the directory of a run"
         raise UserError(f"{path}: no {METRICS_FILE} in it{hint}")
     notes: list[str] = []
-    run = Run(
-        path=path,
-        metrics=_metrics(path),
-        environment=_environment(path / ENVIRONMENT, notes),
-        rollouts=_rollouts(path),
-        refused=_refused(path, notes),
-        before={},
-        notes=notes,
-    )
+    environment, refused = _environment(path / ENVIRONMENT, notes), _refused(path, notes)
+    run = Run(path, _metrics(path), environment, _rollouts(path), refused, before={}, notes=notes)
     run.before.update(_before(run))
     return run
 
@@ -89,13 +79,10 @@ def _metrics(path: Path) -> list[dict[str, Any]]:
 
 def _environment(path: Path, notes: list[str]) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text("utf-8"))
-        if isinstance(content, dict):
-            return content
-        notes.append(f"{ENVIRONMENT} is no JSON object")
-    except (OSError, ValueError) as error:
+        return read_json(path)
+    except (OSError, UserError) as error:
         notes.append(f"{ENVIRONMENT} cannot be read ({error}): settings and media are unknown")
-    return {}
+        return {}
 
 
 def _before(run: Run) -> dict[str, float]:
@@ -130,7 +117,7 @@ def _refused(path: Path, notes: list[str]) -> Counter[str]:
     return counts
 
 
-def _checked(prompt: dict[str, Any]) -> dict[str, Any]:
+def _check(prompt: dict[str, Any]) -> dict[str, Any]:
     """Refuses with KeyError, TypeError or ValueError what this program did not write."""
     count = len(prompt["rewards"])
     for table in (prompt["advantages"], *prompt["bonuses"].values()):

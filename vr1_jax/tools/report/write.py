@@ -1,4 +1,8 @@
-"""`write_report`: gather, thin, pack, write."""
+"""A run as one HTML file: its numbers, its answers, its frames. Nothing is loaded from anywhere else.
+
+The charts in page/ are written by hand: a library would be more lines, bring a licence, and draw neither the map
+of answers nor tokens and frames.
+"""
 
 import base64
 import gzip
@@ -16,11 +20,17 @@ from vr1_jax.errors import UsageError, UserError
 from vr1_jax.files import check_output_file, whole_file
 from vr1_jax.progress import Progress
 from vr1_jax.rl.advantages import GRPOConfig
-from vr1_jax.tools.report.answers import habits, shares, spread_out, step_page
 from vr1_jax.tools.report.findings import find
-from vr1_jax.tools.report.frames import Frames, open_frames
+from vr1_jax.tools.report.pages import (
+    Frames,
+    TokenTexts,
+    open_frames,
+    share_correct,
+    share_distinct,
+    show_prompt,
+    spread_out,
+)
 from vr1_jax.tools.report.run_files import ENVIRONMENT, Run, read_run
-from vr1_jax.tools.report.tokens import TokenTexts
 from vr1_jax.weights.checkpoint_dir import HF
 
 MEGABYTES = 24.0
@@ -95,8 +105,8 @@ def _survey(run: Run, threshold: float) -> tuple[dict[str, list], dict[int, list
     with Progress("steps read", max(1, len(run.rollouts))) as progress:
         for step in sorted(run.rollouts):
             if prompts := run.prompts(step):
-                table[step] = shares(prompts, threshold)
-                lines.setdefault(step, {"step": step}).update(habits(prompts))
+                table[step] = share_correct(prompts, threshold)
+                lines.setdefault(step, {"step": step})["distinct"] = share_distinct(prompts)
             progress.advance()
     steps = sorted(lines)
     names = sorted({name for line in lines.values() for name in line} - {"step"})
@@ -124,20 +134,21 @@ class _Pages:
         if texts is None:
             run.notes.append(f"no {HF}/tokenizer.json: answers are shown without the log-probs of their tokens")
         left = self.budget
-        with Progress("megabytes packed", max(1, round(self.budget / 1e6))) as progress:
+        with Progress("answers packed", self.budget, "B") as progress:
             for step in spread_out(steps):
                 prompts = run.prompts(step)
-                page = step_page(prompts, texts, algorithm)
                 before = len(self.strips)
-                for shown, prompt in zip(page, prompts, strict=True):
-                    shown["frames"] = self._frames(prompt, frames)
+                page = [
+                    show_prompt(prompt, texts, algorithm) | {"frames": self._frames(prompt, frames)}
+                    for prompt in prompts
+                ]
                 packed = pack(page)
                 size = len(packed) + sum(map(len, self.strips[before:]))
                 if size > left and self.steps:
                     del self.strips[before:]  # what only this step needs
                     break
                 self.steps[step] = packed
-                progress.advance(round((self.budget - left + size) / 1e6) - round((self.budget - left) / 1e6))
+                progress.advance(size)
                 left -= size
         self.steps = dict(sorted(self.steps.items()))
 
@@ -147,10 +158,8 @@ class _Pages:
             return None
         clip = (prompt["data_type"], prompt["path"])
         if clip not in self._clips:
-            strip = frames.strip(prompt)
-            if "missing" in strip:
-                self._clips[clip] = strip
-            else:
+            strip = self._clips[clip] = frames.strip(prompt)
+            if "missing" not in strip:
                 self._clips[clip] = {"strip": len(self.strips)}
                 self.strips.append(json.dumps(strip))
         return self._clips[clip]

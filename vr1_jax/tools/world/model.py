@@ -1,15 +1,22 @@
-"""Small models for the built-in world: a Qwen-compatible tokenizer, two configurations, no weights."""
+"""Model directories: the built-in world's two, without weights, and random weights of any size."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from numpy.random import default_rng
+import numpy as np
+from numpy.random import Generator, default_rng
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from vr1_jax.data.prompts import ANSWER_FORM, EVALUATION_TAGS, PONDER, TRAINING_TAGS
 from vr1_jax.files import write_json
 from vr1_jax.models.config import ModelConfig, TextConfig, VisionConfig
+from vr1_jax.models.qwen25vl import abstract_model
 from vr1_jax.tools.world.scenes import ORDERED, STILL
+from vr1_jax.weights.mapping import rules
+from vr1_jax.weights.safetensors_writer import ShardWriter
+from vr1_jax.weights.tree import parameter_shapes
 
 # Qwen2.5-VL's special tokens, in its order; ids follow the text vocabulary.
 SPECIAL_TOKENS = (
@@ -75,17 +82,6 @@ WORD_PATTERN = "|".join(
 
 def write_tokenizer(directory: Path) -> None:
     """Trains a byte-level BPE on the world's words; writes what a model directory has beside its weights."""
-    from tokenizers import (
-        Regex,
-        Tokenizer,
-        decoders,
-        models,
-        normalizers,
-        pre_tokenizers,
-        processors,
-        trainers,
-    )
-
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -234,3 +230,26 @@ def write_model_directory(directory: Path, config: dict) -> None:
     """A Hugging Face model directory without weights: training starts it from random ones."""
     write_tokenizer(directory)
     write_json(directory / "config.json", config)
+
+
+def write_random_model(directory: Path, config: ModelConfig, dtype: np.dtype, seed: int = 0) -> None:
+    """With weights that keep activations of order one; norms near one, biases small but not zero."""
+    directory.mkdir(parents=True)
+    write_json(directory / "config.json", hf_config(config))
+    shapes = parameter_shapes(abstract_model(config))
+    tensors = {
+        key: rule.published_shape(rule.layer_shape(shapes[rule.path]))
+        for rule in rules(config)
+        for key in rule.keys(shapes[rule.path])
+    }
+    writer = ShardWriter(directory, tensors, dtype, max_bytes=5 * 10**9)
+    rng = default_rng(seed)
+    for key, shape in tensors.items():
+        writer.write(key, _random(rng, key, shape).astype(dtype))
+
+
+def _random(rng: Generator, key: str, shape: tuple[int, ...]) -> np.ndarray:
+    if len(shape) == 1:
+        return rng.normal(0.0 if key.endswith("bias") else 1.0, 0.1, shape)
+    inputs = math.prod(shape[1:])
+    return rng.standard_normal(shape, np.float32) * np.float32(0.02 if "embed_tokens" in key else inputs**-0.5)

@@ -1,13 +1,30 @@
-"""Curves of a demo as PNG: what was learned, and where the time went."""
+"""What the demo does beside training: SFT up to a level, and curves of what was learned."""
 
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from vr1_jax.config import TrainConfig
 from vr1_jax.tools.world.scenes import ORDERED
+from vr1_jax.training.loop import train
 from vr1_jax.training.metrics import read_metrics
 
 _SMOOTH = 9  # steps in the running mean drawn over the single ones
+
+
+def cold_start(config: TrainConfig, stops: Sequence[int], heldout_loss: float) -> bool:
+    """SFT to the first of `stops` with a small enough held-out loss, else to the end. False if interrupted.
+
+    Up to a level, not for a number of steps: from a start that differs, T-GRPO would learn different things.
+    """
+    for steps in (*stops, config.steps):
+        if int(train(dataclasses.replace(config, steps=steps)).step) < steps:
+            return False
+        if read_metrics(Path(config.run))[-1]["heldout_loss"] < heldout_loss:
+            break
+    return True
 
 
 def draw_curves(out: Path, sft: Path, rl: Path) -> tuple[list[Path], str]:
