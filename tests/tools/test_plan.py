@@ -19,7 +19,7 @@ from vr1_jax.rl.advantages import GRPOConfig
 from vr1_jax.rl.logprobs import TokenScores
 from vr1_jax.sharding import batch_sharding
 from vr1_jax.tools.plan.devices import Device, Target, find_target, recognise
-from vr1_jax.tools.plan.plan import Assumptions, Need, Parts, Plan, make_plan, planned_model, report
+from vr1_jax.tools.plan.plan import USABLE_MEMORY, Need, Plan, make_plan, planned_model, report
 from vr1_jax.tools.plan.programs import Outline, Sizes, bytes_per_device, programs
 from vr1_jax.tools.world.model import tiny_config
 from vr1_jax.training import loop, setup
@@ -212,11 +212,14 @@ def test_a_plan_adds_up_and_says_whether_it_fits(model_directory, tmp_path):
     plan = make_plan(config, model, MACHINE)
     (need,) = plan.needs
     assert need.phase == "update"
-    assert need.sizes.arguments >= plan.parts.state == bytes_per_device(outline_of(config).state)
-    assert need.sizes.temporaries > plan.parts.gradients > 0
+    assert need.sizes.arguments >= bytes_per_device(outline_of(config).state)
+    parts = {row.partition(",")[0]: size for row, size in plan.parts.items() if size}
+    assert list(parts) == ["master parameters", "optimizer moments", "gradients"]
+    assert parts["master parameters"] + parts["optimizer moments"] == bytes_per_device(outline_of(config).state)
+    assert need.sizes.temporaries > parts["gradients"] > 0
     assert plan.fits
     assert "fits, " in "\n".join(report(plan, config, model, "tiny", MACHINE))
-    small = dataclasses.replace(plan, memory=plan.peak.together / Assumptions().memory - 1)
+    small = dataclasses.replace(plan, memory=plan.peak.together / USABLE_MEMORY - 1)
     assert not small.fits
     assert "does not fit" in "\n".join(report(small, config, model, "tiny", MACHINE))
     (seconds,) = plan.seconds.values()
@@ -226,6 +229,6 @@ def test_a_plan_adds_up_and_says_whether_it_fits(model_directory, tmp_path):
 
 def test_the_peak_is_the_largest_sum():
     needs = [Need("rollout", "", 5, Sizes(4, 3, 0)), Need("update", "", 1, Sizes(8, 2, 1))]
-    plan = Plan(Parts(*[0] * 7), needs, {}, 12 / Assumptions().memory, Assumptions())
+    plan = Plan({}, needs, {}, 12 / USABLE_MEMORY)
     assert plan.peak is needs[0]
     assert plan.fits

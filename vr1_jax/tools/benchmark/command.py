@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from vr1_jax.models.precision import computing_in
@@ -95,23 +96,29 @@ def _print_heading(machine: dict[str, Any], subject: Subject, peaks: Peaks | Non
 
 def _print_phases(results: dict[str, Any]) -> None:
     titles = ("median s", "min", "max", "first", "TFLOP", "GB", "floor s", "of floor")
-    print(f"{'phase':<12}" + "".join(f"{title:>10}" for title in titles))
+    rows = {}
     for name, phase in results.items():
         seconds = phase["seconds"]
-        numbers = [seconds["median"], seconds["min"], seconds["max"], phase["first_seconds"]]
+        rows[name] = [seconds["median"], seconds["min"], seconds["max"], phase["first_seconds"]]
         if "flops" in phase:
-            numbers += [phase["flops"] / 1e12, phase["bytes"] / 1e9, phase["floor_seconds"]]
-        line = f"{name:<12}" + "".join(f"{number:>10.4g}" for number in numbers)
-        print(line + (f"{phase['share_of_floor']:>10.1%}" if "flops" in phase else ""))
+            rows[name] += [phase["flops"] / 1e12, phase["bytes"] / 1e9, phase["floor_seconds"]]
+            rows[name].append(phase["share_of_floor"])
+    _print_table("phase", titles, rows)
 
 
 def _print_programs(results: dict[str, Any]) -> None:
-    columns = ("trace_seconds", "compile_seconds", "argument_bytes", "temporary_bytes", "output_bytes")
-    titles = ("trace s", "compile s", "arguments GB", "temporary GB", "results GB")
-    print(f"{'program':<12}" + "".join(f"{title:>14}" for title in titles))
-    for name, program in results.items():
-        values = (program[c] / 1e9 if c.endswith("bytes") else program[c] for c in columns)
-        print(f"{name:<12}" + "".join(f"{value:>14.4g}" for value in values))
+    titles = ("trace s", "compile s", "args GB", "temps GB", "results GB")
+    rows = {
+        name: [value / 1e9 if column.endswith("bytes") else value for column, value in program.items()]
+        for name, program in results.items()
+    }
+    _print_table("program", titles, rows)
+
+
+def _print_table(name: str, titles: Sequence[str], rows: dict[str, list[float]]) -> None:
+    print(f"{name:<12}" + "".join(f"{title:>12}" for title in titles))
+    for row, numbers in rows.items():
+        print(f"{row:<12}" + "".join(f"{number:>12.4g}" for number in numbers))
 
 
 def _print_rates(rates: dict[str, float]) -> None:

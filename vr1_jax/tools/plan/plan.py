@@ -26,6 +26,11 @@ from vr1_jax.training.optimizer import trained
 
 log = logging.getLogger("vr1_jax")
 
+# Shares of a device's figures that a run is taken to reach. Not measured: change them to what you see.
+USABLE_MEMORY = 0.92  # the driver, libraries and fragments take the rest
+REACHED_FLOPS = 0.4  # where many tokens are computed at once, recomputation counted
+REACHED_BANDWIDTH = 0.6  # where answers are decoded token by token
+
 # How to compile where CPU devices stand for others. Sizes do not need fast code. The CPU has no bf16 products: it
 # keeps fp32 copies of all layers' weights outside of loops, which accelerators do not, unless it is told to leave
 # everything in its loop.
@@ -36,15 +41,6 @@ _ON_CPU = {
 }
 if jax.__version_info__ < (0, 11):  # later compilers do not know it; here it saves two thirds of the time
     _ON_CPU["xla_cpu_use_fusion_emitters"] = False
-
-
-@dataclass(frozen=True)
-class Assumptions:
-    """Shares of a device's figures that a run is taken to reach. Not measured: change them to what you see."""
-
-    memory: float = 0.92  # the driver, libraries and fragments take the rest
-    flops: float = 0.4  # of the peak, where many tokens are computed at once, recomputation counted
-    bandwidth: float = 0.6  # where answers are decoded token by token
 
 
 @dataclass(frozen=True)
@@ -62,29 +58,11 @@ class Need:
 
 
 @dataclass(frozen=True)
-class Parts:
-    """Bytes on each device of what a run is made of. Caches and gradients are parts of temporaries."""
-
-    masters: int
-    moments: int
-    gradients: int
-    reference: int
-    policy: int
-    prompt_cache: int
-    answer_cache: int
-
-    @property
-    def state(self) -> int:
-        return self.masters + self.moments
-
-
-@dataclass(frozen=True)
 class Plan:
-    parts: Parts
+    parts: dict[str, int]  # bytes on each device of what a run keeps, and of what temporaries are made of
     needs: list[Need]
     seconds: dict[str, dict[str, float]]  # of each bucket's step, by phase; empty where the device is not known
     memory: float  # of a device
-    assumptions: Assumptions
 
     @property
     def peak(self) -> Need:
@@ -92,7 +70,7 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        return self.peak.together <= self.memory * self.assumptions.memory
+        return self.peak.together <= self.memory * USABLE_MEMORY
 
 
 def planned_model(config: TrainConfig) -> tuple[ModelConfig, str]:
@@ -112,21 +90,20 @@ def make_plan(
     config: TrainConfig,
     model: ModelConfig,
     target: Target,
-    assumptions: Assumptions = Assumptions(),
     seen: dict[bytes, Sizes] | None = None,
 ) -> Plan:
     """`seen` carries sizes of programs from plan to plan, by what their text hashes to: configs share them."""
     meshes = setup.make_meshes(config)
     setup.check_layout(config, model, meshes)
     outline = Outline(config, model, meshes)
-    parts, needs, seen = _parts(outline), [], {} if seen is None else seen
+    needs, seen = [], {} if seen is None else seen
     for program in programs(outline):
         log.info("compiling: %s %s", program.phase, program.bucket)
-        needs.append(_need(program, outline, parts, seen))
+        needs.append(_need(program, outline, seen))
     seconds = {}
     if target.device.flops:
-        seconds = {f"{kind}: {b}": _seconds(outline, kind, b, target, assumptions) for kind, b in outline.buckets}
-    return Plan(parts, needs, seconds, target.device.memory, assumptions)
+        seconds = {f"{kind}: {b}": _seconds(outline, kind, b, target) for kind, b in outline.buckets}
+    return Plan(_parts(outline), needs, seconds, target.device.memory)
 
 
 def missing_files(config: TrainConfig) -> str | None:
@@ -138,20 +115,21 @@ def missing_files(config: TrainConfig) -> str | None:
     return None
 
 
-def _parts(outline: Outline) -> Parts:
-    config, model = outline.config, outline.state.model
-    masters, sampled = bytes_per_device(model), config.stage == "rl"
-    copied = sampled or outline.evaluates
-    caches = [_caches(outline, kind, bucket) for kind, bucket in outline.buckets] if sampled else [(0, 0)]
-    return Parts(
-        masters=masters,
-        moments=bytes_per_device(outline.state) - masters,
-        gradients=bytes_per_device(trained(model, config.optimizer)),
-        reference=bytes_per_device(outline.reference) if outline.has_reference else 0,
-        policy=bytes_per_device(outline.policy) if copied else 0,
-        prompt_cache=max(prompts for prompts, _ in caches),
-        answer_cache=max(answers for _, answers in caches),
-    )
+def _parts(outline: Outline) -> dict[str, int]:
+    config, model, dtype = outline.config, outline.state.model, outline.config.compute_dtype
+    masters, copied = bytes_per_device(model), config.stage == "rl" or outline.evaluates
+    parts = {
+        "master parameters, fp32": masters,
+        f"optimizer moments, {config.optimizer.moments}": bytes_per_device(outline.state) - masters,
+        "gradients, fp32 (part of the update's temporaries)": bytes_per_device(trained(model, config.optimizer)),
+        f"reference, {dtype}": bytes_per_device(outline.reference) * outline.has_reference,
+        f"copy that samples, {dtype}": bytes_per_device(outline.policy) * copied,
+    }
+    if config.stage == "rl":
+        prompts, answers = zip(*(_caches(outline, kind, bucket) for kind, bucket in outline.buckets), strict=True)
+        parts["cache of prompts (part of the rollout's temporaries)"] = max(prompts)
+        parts["cache of answers (part of the rollout's temporaries)"] = max(answers)
+    return parts
 
 
 def _caches(outline: Outline, kind: str, bucket: Bucket) -> tuple[int, int]:
@@ -163,35 +141,35 @@ def _caches(outline: Outline, kind: str, bucket: Bucket) -> tuple[int, int]:
     return bytes_per_device(prompts) // split, bytes_per_device((state.cache.keys, state.cache.values)) // split
 
 
-def _need(program: Program, outline: Outline, parts: Parts, seen: dict[bytes, Sizes]) -> Need:
+def _need(program: Program, outline: Outline, seen: dict[bytes, Sizes]) -> Need:
     with computing_in(outline.config.compute_dtype):
         lowered = program.lower()
     key = hashlib.sha256(lowered.as_text().encode()).digest()
     if key not in seen:
         seen[key] = Sizes.of(lowered.compile(compiler_options=_ON_CPU if _on_cpu() else None))
-    return Need(program.phase, program.bucket, _held(program.phase, outline, parts), seen[key])
+    return Need(program.phase, program.bucket, _held(program.phase, outline), seen[key])
 
 
-def _held(phase: str, outline: Outline, parts: Parts) -> int:
+def _held(phase: str, outline: Outline) -> int:
     """What lives beside a program's own arguments, as the loop holds it."""
+    state, copy = bytes_per_device(outline.state), bytes_per_device(outline.reference)
+    reference = copy if outline.has_reference else 0
     if phase in ("copy", "rollout"):
-        return parts.state + parts.reference
+        return state + reference
     if phase == "reference":
-        cast = bytes_per_device(outline.reference) if outline.scores_policy else 0
-        return parts.state + (cast if outline.has_reference else 0)
+        return state + (reference if outline.scores_policy else 0)
     if phase == "loss":
-        return parts.state + parts.policy
+        return state + bytes_per_device(outline.policy)
     if phase == "evaluate":  # SFT also scores the right answers, in the precision of training
-        cast = bytes_per_device(outline.reference) if outline.config.stage == "sft" else 0
-        return parts.state + parts.reference + cast
-    return parts.reference
+        return state + reference + (copy if outline.config.stage == "sft" else 0)
+    return reference
 
 
-def _seconds(outline: Outline, kind: str, bucket: Bucket, target: Target, shares: Assumptions) -> dict[str, float]:
+def _seconds(outline: Outline, kind: str, bucket: Bucket, target: Target) -> dict[str, float]:
     """By FLOPs and bytes over what the devices are assumed to reach."""
     config, model, work = outline.config, outline.model, outline.workload(kind, bucket)
-    compute = target.count * target.device.flops * shares.flops
-    stream = target.device.bandwidth * shares.bandwidth
+    compute = target.count * target.device.flops * REACHED_FLOPS
+    stream = target.device.bandwidth * REACHED_BANDWIDTH
     optimizer = flops.optimizer_bytes(model) / (target.count * stream)
     trains_vision = not config.optimizer.freeze_vision
     update = flops.update(model, work, remat=True, trains_vision=trains_vision) / compute * config.epochs_per_batch
@@ -214,7 +192,7 @@ def _seconds(outline: Outline, kind: str, bucket: Bucket, target: Target, shares
 
 def report(plan: Plan, config: TrainConfig, model: ModelConfig, source: str, target: Target) -> Iterable[str]:
     """The plan as lines to read."""
-    meshes, parts, memory = setup.make_meshes(config), plan.parts, plan.memory
+    meshes, memory = setup.make_meshes(config), plan.memory
     count = flops.count_parameters(model).total
     size = f"{count / 1e9:.3g} billion parameters" if count > 1e9 else f"{count / 1e6:.3g} million parameters"
     yield f"{config.stage} of {size} ({source}) on {target.count} x {target.device.name}"
@@ -223,16 +201,7 @@ def report(plan: Plan, config: TrainConfig, model: ModelConfig, source: str, tar
     yield ""
     unit, name = (1e9, "GB") if plan.peak.together > 1e9 else (1e6, "MB")
     yield f"{name} on each device"
-    rows = {
-        "master parameters, fp32": parts.masters,
-        f"optimizer moments, {config.optimizer.moments}": parts.moments,
-        "gradients, fp32 (part of the update's temporaries)": parts.gradients,
-        f"reference, {config.compute_dtype}": parts.reference,
-        f"copy that samples, {config.compute_dtype}": parts.policy,
-        "cache of prompts (part of the rollout's temporaries)": parts.prompt_cache,
-        "cache of answers (part of the rollout's temporaries)": parts.answer_cache,
-    }
-    for row, size in rows.items():
+    for row, size in plan.parts.items():
         if size:
             yield f"  {row:<52} {_number(size, unit)}"
     yield ""
@@ -244,25 +213,24 @@ def report(plan: Plan, config: TrainConfig, model: ModelConfig, source: str, tar
     if _on_cpu() and target.name != "here":
         yield "Temporaries by the CPU's compiler: an estimate, the target's own compiler may need more or less."
     yield from _times(plan)
-    peak, left = plan.peak, memory * plan.assumptions.memory - plan.peak.together
+    peak, left = plan.peak, memory * USABLE_MEMORY - plan.peak.together
     verdict = (
         f"fits, {left / 1e9:.1f} GB to spare" if plan.fits else f"does not fit, {-left / 1e9:.1f} GB too much"
     )
     yield ""
     yield (
         f"peak {peak.together / 1e9:.1f} GB in {peak.phase}{f' ({peak.bucket})' if peak.bucket else ''}; usable "
-        f"{plan.assumptions.memory:.0%} of {memory / 1e9:.1f} GB: {verdict}"
+        f"{USABLE_MEMORY:.0%} of {memory / 1e9:.1f} GB: {verdict}"
     )
 
 
 def _times(plan: Plan) -> Iterable[str]:
-    shares = plan.assumptions
     for bucket, phases in plan.seconds.items():
         parts = ", ".join(f"{name} {seconds:.3g}" for name, seconds in phases.items())
         yield f"seconds a step, derived, {bucket}: {sum(phases.values()):.3g} ({parts})"
     if plan.seconds:
         yield (
-            f"  assuming {shares.flops:.0%} of peak FLOPs, {shares.bandwidth:.0%} of bandwidth while decoding, "
+            f"  assuming {REACHED_FLOPS:.0%} of peak FLOPs, {REACHED_BANDWIDTH:.0%} of bandwidth while decoding, "
             "answers of full length; without data, rewards and moving weights"
         )
 

@@ -15,18 +15,19 @@ A model that follows the colour scores Q on held-out questions and nothing on th
 that they are misleading.
 """
 
-import argparse
 import json
-import os
-import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import av
 import numpy as np
 from numpy.random import Generator, default_rng
 
+from vr1_jax.command_line import run_command
+from vr1_jax.errors import UsageError
+from vr1_jax.files import whole_directory
 from vr1_jax.tools.world.model import small_config, tiny_config, write_model_directory
 from vr1_jax.tools.world.scenes import FRAMES_PER_SLICE, ORDERED, STILL, Scene, Task
 
@@ -43,34 +44,33 @@ class World:
     """What to write. The same world is the same bytes of JSON and PNG and the same pixels of video."""
 
     seed: int = 0
-    videos: int = 200
-    images: int = 100
+    videos: int = 200  # training records on videos
+    images: int = 100  # training records on images
     heldout: int = 60  # questions of each split that is not for training, two thirds of them on videos
-    size: int = 56
-    static_shortcut: float | None = None
+    size: int = 56  # pixels on a side, a multiple of 28
+    static_shortcut: float | None = None  # how often a frame's colour is right
     tasks: tuple[str, ...] = ()  # names of the tasks to use; empty uses all
 
     def __post_init__(self):
         known = [task.name for task in ORDERED + STILL]
         if unknown := sorted(set(self.tasks) - set(known)):
-            raise ValueError(f"no task is called {', '.join(unknown)}; there are {', '.join(known)}")
+            raise UsageError(f"no task is called {', '.join(unknown)}; there are {', '.join(known)}")
         if self.tasks and self.images and not _chosen(STILL, self):
-            raise ValueError("images were asked for, but none of the chosen tasks shows a still")
+            raise UsageError("images were asked for, but none of the chosen tasks shows a still")
         if self.size < 56 or self.size % 28:
-            raise ValueError(f"size must be a multiple of 28 from 56 on, got {self.size}")
+            raise UsageError(f"size must be a multiple of 28 from 56 on, got {self.size}")
         if min(self.videos, self.images, self.heldout) < 0:
-            raise ValueError("videos, images and heldout count records and cannot be negative")
+            raise UsageError("videos, images and heldout count records and cannot be negative")
         if self.static_shortcut is not None and not 0 <= self.static_shortcut <= 1:
-            raise ValueError(f"static_shortcut is a probability, got {self.static_shortcut}")
+            raise UsageError(f"static_shortcut is a probability, got {self.static_shortcut}")
 
 
 def write_world(out: Path, world: World, *, force: bool = False) -> dict[str, int]:
-    """Writes everything aside, then moves it to `out`. Returns how many records each split has."""
+    """Returns how many records each split has."""
     if out.exists() and not force:
-        raise FileExistsError(f"{out} exists; --force replaces it")
-    aside = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        counts = {}
+        raise UsageError(f"{out} exists; --force replaces it")
+    counts = {}
+    with whole_directory(out) as aside:
         for split in SPLITS if world.static_shortcut is not None else SPLITS[:2]:
             records = [_write_record(aside / "media", world, *item) for item in _plan(world, split)]
             text = json.dumps(records, indent=1, ensure_ascii=False)
@@ -78,11 +78,6 @@ def write_world(out: Path, world: World, *, force: bool = False) -> dict[str, in
             counts[split] = len(records)
         write_model_directory(aside / "tiny", tiny_config())
         write_model_directory(aside / "small", small_config())
-        if out.exists():
-            shutil.rmtree(out)
-        aside.rename(out)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return counts
 
 
@@ -163,8 +158,6 @@ def _options(scene: Scene, chance: Generator, letter: int) -> tuple[list[str], s
 
 def _write_video(path: Path, frames: list[np.ndarray]) -> None:
     """H.264, every frame coded by itself at one quality, so that equal frames decode to equal pixels."""
-    import av
-
     options = {"preset": "ultrafast", "qp": "10", "g": "1", "threads": "1"}
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=FRAMES_PER_SLICE, options=options)
@@ -175,30 +168,19 @@ def _write_video(path: Path, frames: list[np.ndarray]) -> None:
         container.mux(stream.encode())
 
 
+@dataclass(frozen=True, kw_only=True)
+class Arguments(World):
+    out: Path  # directory to create
+    force: bool = False  # replace --out
+
+
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m vr1_jax.tools.world.write",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--out", type=Path, required=True, help="directory to create")
-    parser.add_argument("--seed", type=int, default=World.seed)
-    parser.add_argument("--videos", type=int, default=World.videos, help="training records on videos")
-    parser.add_argument("--images", type=int, default=World.images, help="training records on images")
-    parser.add_argument("--heldout", type=int, default=World.heldout, help="records of each other split")
-    parser.add_argument("--size", type=int, default=World.size, help="pixels on a side, a multiple of 28")
-    parser.add_argument("--static-shortcut", type=float, metavar="Q", help="how often a frame's colour is right")
-    parser.add_argument("--tasks", nargs="+", default=(), metavar="NAME", help="the tasks to use, of all")
-    parser.add_argument("--force", action="store_true", help="replace --out")
-    chosen = vars(parser.parse_args(arguments))
-    out, force = chosen.pop("out"), chosen.pop("force")
-    try:
-        chosen["tasks"] = tuple(chosen["tasks"])
-        counts = write_world(out, World(**chosen), force=force)
-    except (ValueError, FileExistsError) as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
-    print(f"{out}: " + ", ".join(f"{count} {split}" for split, count in counts.items()) + " records")
-    return 0
+    return run_command("world", _write, Arguments, arguments, __doc__)
+
+
+def _write(chosen: Arguments) -> None:
+    counts = write_world(chosen.out, chosen, force=chosen.force)
+    print(f"{chosen.out}: " + ", ".join(f"{count} {split}" for split, count in counts.items()) + " records")
 
 
 if __name__ == "__main__":
