@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from tiny_runs import sft_config, write_small_world
 
 from vr1_jax import command_line
-from vr1_jax.models.config import parse_hf_config
+from vr1_jax.models.families import parse_hf_config
 from vr1_jax.tools.world.model import write_random_model
 from vr1_jax.training.loop import train
 from vr1_jax.weights.hf_directory import HFDirectory

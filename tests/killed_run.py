@@ -20,8 +20,7 @@ from commands import load_command
 
 from vr1_jax.config import CheckpointConfig, OptimizerConfig
 from vr1_jax.files import read_json
-from vr1_jax.models.config import parse_hf_config
-from vr1_jax.models.qwen25vl import Qwen25VL
+from vr1_jax.models.families import build, parse_hf_config
 from vr1_jax.training.checkpoint import Checkpoints
 from vr1_jax.training.metrics import read_metrics
 from vr1_jax.training.steps import init_state
@@ -34,9 +33,7 @@ import dataclasses, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from tiny_runs import rl_config
-from vr1_jax.config import MeshConfig
-from vr1_jax.training.checkpoint import CheckpointConfig
-from vr1_jax.training.optimizer import OptimizerConfig
+from vr1_jax.config import CheckpointConfig, MeshConfig, OptimizerConfig
 
 def letters(answer, sample):
     return len(set(answer)) / 30  # a model that knows nothing still earns this or that
@@ -56,7 +53,7 @@ def write_model(world: Path, out: Path) -> None:
     """Random weights as a checkpoint directory, to start from and stay near to."""
     config = parse_hf_config(read_json(world / "tiny/config.json"))
     copy_assets(world / "tiny", out / HF)
-    state = jax.jit(lambda: init_state(Qwen25VL(config, jax.random.key(0)), OptimizerConfig()))()
+    state = jax.jit(lambda: init_state(build(config, jax.random.key(0)), OptimizerConfig()))()
     with Checkpoints(out, CheckpointConfig(), {}) as saved:
         saved.save(state, {}, {})
 

@@ -10,10 +10,10 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from vr1_jax.data.collate import Bucket, EncodedPrompt, collate
 from vr1_jax.data.layout import PromptLayout, VisualBlock
-from vr1_jax.models import qwen25vl
-from vr1_jax.models.config import parse_hf_config
+from vr1_jax.models import base, families
+from vr1_jax.models.families import parse_hf_config
+from vr1_jax.models.qwen25vl import Qwen25VL
 from vr1_jax.types import Prompt
-from vr1_jax.weights.mapping import rules
 
 IMAGE, VIDEO, START, END = 290, 291, 292, 293
 PATCH_VALUES = 1176
@@ -72,16 +72,16 @@ def random_reference(tied: bool) -> Qwen2_5_VLForConditionalGeneration:
     return model
 
 
-def ours_from(reference: Qwen2_5_VLForConditionalGeneration, dtype=jnp.float32) -> qwen25vl.Qwen25VL:
+def ours_from(reference: Qwen2_5_VLForConditionalGeneration, dtype=jnp.float32) -> base.Model:
     """Independent of the file reader: only the mapping table is shared with it."""
     config = parse_hf_config(reference.config.to_dict())
-    model = qwen25vl.abstract_model(config, dtype)
+    model = families.abstract_model(config, dtype)
     tensors = {k: v.detach().float().numpy() for k, v in reference.state_dict().items()}
     tensors = {
         k.replace("model.language_model.", "model.").replace("model.visual.", "visual."): v
         for k, v in tensors.items()
     }
-    for rule in rules(config):
+    for rule in Qwen25VL.rules(config):
         module = model
         *parents, leaf = rule.path.split(".")
         for parent in parents:

@@ -10,8 +10,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from reference_model import batch, hf_config, mixed_cases
 
 from vr1_jax.errors import UsageError
-from vr1_jax.models import qwen25vl
-from vr1_jax.models.config import parse_hf_config
+from vr1_jax.models import base, families
+from vr1_jax.models.families import parse_hf_config
 from vr1_jax.sharding import (
     ROLLOUT_RULES,
     TRAIN_RULES,
@@ -30,7 +30,7 @@ MESHES = {"8x1": (1, 8, 1), "4x2": (1, 4, 2), "2x4": (1, 2, 4), "2x2x2": (2, 2, 
 @jax.jit
 def loss_and_grads(model, prompt, tokens):
     def loss(model):
-        logits = qwen25vl.logits(model, qwen25vl.forward_completions(model, prompt, tokens)[1])
+        logits = base.logits(model, base.forward_completions(model, prompt, tokens)[1])
         logps = jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[..., None], axis=-1)
         return -logps.mean()
 
@@ -46,7 +46,7 @@ def inputs():
 
 @pytest.fixture(scope="module")
 def model():
-    return qwen25vl.Qwen25VL(parse_hf_config(hf_config(tied=False)), jax.random.key(0))
+    return families.build(parse_hf_config(hf_config(tied=False)), jax.random.key(0))
 
 
 @pytest.fixture(scope="module")
@@ -141,12 +141,12 @@ def test_7b_forward_compiles_for_eight_devices_without_weights():
     mesh = make_mesh(1, 4, 2)
     config = parse_hf_config(published_7b())
     with jax.set_mesh(mesh):
-        model = abstract(qwen25vl.abstract_model(config, jnp.bfloat16), TRAIN_RULES, mesh)
+        model = abstract(families.abstract_model(config, jnp.bfloat16), TRAIN_RULES, mesh)
         shape = jax.eval_shape(lambda: blank_prompt(8, slices=8, patches=512, tokens=1280))
         prompt = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=batch_sharding(mesh)), shape
         )
-        compiled = jax.jit(qwen25vl.forward).lower(model, prompt).compile()
+        compiled = jax.jit(base.forward).lower(model, prompt).compile()
     memory = compiled.memory_analysis()
     used = sum(x.size for x in jax.tree.leaves((model.vision, model.text.embed, model.text.layers))) * 2
     assert used / 8 <= memory.argument_size_in_bytes < used / 7  # split over all eight, and little else

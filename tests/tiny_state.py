@@ -11,7 +11,7 @@ import numpy as np
 from vr1_jax import sharding
 from vr1_jax.config import CheckpointConfig, OptimizerConfig
 from vr1_jax.models.config import ModelConfig, TextConfig, VisionConfig
-from vr1_jax.models.qwen25vl import abstract_model
+from vr1_jax.models.families import abstract_model
 from vr1_jax.training.checkpoint import Checkpoints
 from vr1_jax.training.steps import init_state
 from vr1_jax.types import TrainState
@@ -28,6 +28,7 @@ def tiny_config() -> ModelConfig:
         video_token=291,
         vision_start_token=292,
         vision_end_token=293,
+        model_type="qwen2_5_vl",
     )
 
 

@@ -153,7 +153,7 @@ class Supervised:
 class TrainState:
     """What a training step replaces, and what a checkpoint holds."""
 
-    model: Any  # Qwen25VL, fp32 masters: at a learning rate of 1e-6 a bf16 weight would not move
+    model: Any  # Model, fp32 masters: at a learning rate of 1e-6 a bf16 weight would not move
     opt_state: Any
     step: Int[Array, ""]
     skipped: Int[Array, ""]  # steps left out because their loss or gradient was not finite

@@ -6,7 +6,8 @@ from reference_model import hf_config
 from transformers import Qwen2_5_VLConfig
 
 from vr1_jax.errors import UsageError
-from vr1_jax.models.config import flatten_hf_config, parse_hf_config
+from vr1_jax.models.config import flatten_hf_config
+from vr1_jax.models.families import parse_hf_config
 
 
 def test_both_layouts_give_the_same_config(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from reference_model import Case, batch, mixed_cases
 
 from vr1_jax.data.collate import Bucket
-from vr1_jax.models import attention, causal_blocks, qwen25vl, text
+from vr1_jax.models import attention, base, text
 
 G, C = 3, 5
 TOLERANCE = 1e-4
@@ -23,12 +23,12 @@ def completions():
 
 @jax.jit
 def full_logits(model, prompt):
-    return qwen25vl.logits(model, qwen25vl.forward(model, prompt))
+    return base.logits(model, base.forward(model, prompt))
 
 
 @jax.jit
 def completion_logits(model, prompt, tokens):
-    return qwen25vl.logits(model, qwen25vl.forward_completions(model, prompt, tokens)[1])
+    return base.logits(model, base.forward_completions(model, prompt, tokens)[1])
 
 
 def repeated(model, completions):
@@ -76,19 +76,19 @@ def test_prefill_and_decode_equal_full_forward(untied, completions):
     _, model = untied
     prompt = batch(mixed_cases())
     expected = completion_logits(model, prompt, jnp.asarray(completions))
-    last, prompt_cache = jax.jit(qwen25vl.prefill)(model, prompt)
-    cache = qwen25vl.empty_cache(model.config, len(completions), G, C, jnp.float32)
-    decode = jax.jit(qwen25vl.decode, static_argnums=2)
+    last, prompt_cache = jax.jit(base.prefill)(model, prompt)
+    cache = attention.empty_cache(model.config.text, len(completions), G, C, jnp.float32)
+    decode = jax.jit(base.decode, static_argnums=2)
     hidden = [jnp.broadcast_to(last[:, None], (len(completions), G, last.shape[-1]))]
     for step in range(C - 1):
         fed = jnp.asarray(completions[:, :, step])
         h, cache = decode(model, [prompt_cache], (G,), cache, fed, jnp.int32(step))
         hidden.append(h)
-    got = qwen25vl.logits(model, jnp.stack(hidden, axis=2))
+    got = base.logits(model, jnp.stack(hidden, axis=2))
     np.testing.assert_allclose(got, expected, atol=TOLERANCE, rtol=0)
     # Sensitivity: the same tokens one slot late are something else entirely.
     late, _ = decode(model, [prompt_cache], (G,), cache, jnp.asarray(completions[:, :, 1]), jnp.int32(2))
-    assert np.abs(qwen25vl.logits(model, late) - expected[:, :, 2]).max() > 100 * TOLERANCE
+    assert np.abs(base.logits(model, late) - expected[:, :, 2]).max() > 100 * TOLERANCE
 
 
 def test_padding_bucket_and_batch_order_change_nothing(untied):
@@ -122,8 +122,8 @@ def test_long_sequences_attend_in_blocks(monkeypatch):
         return jnp.where(mask[..., None, None], attention.causal(q, k, v, mask), 0)
 
     whole, whole_grad = run(q), jax.grad(lambda q: jnp.square(run(q)).sum())(q)
-    monkeypatch.setattr(causal_blocks, "LARGEST", 16)
-    assert causal_blocks.bounds(37) == [0, 12, 24, 37]
+    monkeypatch.setattr(attention, "LARGEST_BLOCK", 16)
+    assert attention.block_bounds(37) == [0, 12, 24, 37]
     np.testing.assert_allclose(run(q), whole, atol=1e-6)
     np.testing.assert_allclose(jax.grad(lambda q: jnp.square(run(q)).sum())(q), whole_grad, atol=1e-6)
 

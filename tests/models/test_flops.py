@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from vr1_jax.config import OptimizerConfig
-from vr1_jax.models import flops, qwen25vl
+from vr1_jax.models import attention, base, families, flops
 from vr1_jax.models.config import ModelConfig, TextConfig, VisionConfig
 from vr1_jax.models.flops import Workload
 from vr1_jax.rl.logprobs import score_completions
@@ -26,6 +26,7 @@ ONE_LAYER = ModelConfig(
     video_token=1,
     vision_start_token=2,
     vision_end_token=3,
+    model_type="qwen2_5_vl",
 )
 WORK = Workload(prompts=2, slices=2, patches=64, tokens=96, group=3, answer=40, shuffled_group=1)
 
@@ -36,7 +37,7 @@ def counted_by_xla(f, *arguments) -> float:
 
 @pytest.fixture(scope="module")
 def model():
-    return qwen25vl.abstract_model(ONE_LAYER)
+    return families.abstract_model(ONE_LAYER)
 
 
 def abstract_prompt(work):
@@ -60,7 +61,7 @@ def test_parameters_are_those_of_the_model(tied):
     text = TextConfig(3, 96, 6, 2, 160, 500, (2, 3, 3), 1e6, 1e-6, tied=tied)
     config = dataclasses.replace(ONE_LAYER, text=text, vision=VisionConfig(4, 64, 4, 80, 96, (1,)))
     counts = flops.count_parameters(config)
-    model = qwen25vl.abstract_model(config)
+    model = families.abstract_model(config)
 
     def size(tree):
         return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
@@ -76,7 +77,7 @@ def test_parameters_are_those_of_the_model(tied):
 def test_reading_a_prompt(model, tokens):
     work = dataclasses.replace(WORK, tokens=tokens)
     expected = flops.see(ONE_LAYER.vision, work) + flops.prefill(ONE_LAYER, work)
-    assert counted_by_xla(qwen25vl.prefill, model, abstract_prompt(work)) == pytest.approx(expected, rel=TOLERANCE)
+    assert counted_by_xla(base.prefill, model, abstract_prompt(work)) == pytest.approx(expected, rel=TOLERANCE)
 
 
 def test_a_token_in_every_row(model):
@@ -89,11 +90,11 @@ def test_a_token_in_every_row(model):
         mask = jnp.ones((WORK.prompts, WORK.tokens), bool)
         caches = [PromptCache(keys, values, mask, jnp.zeros(WORK.prompts, jnp.int32))] * 2
         rows = WORK.group + WORK.shuffled_group
-        cache = qwen25vl.empty_cache(config, WORK.prompts, rows, slots, jnp.float32)
+        cache = attention.empty_cache(config.text, WORK.prompts, rows, slots, jnp.float32)
         newest = jnp.zeros((WORK.prompts, rows), jnp.int32)
         groups = (WORK.group, WORK.shuffled_group)
-        hidden, cache = qwen25vl.decode(model, caches, groups, cache, newest, jnp.int32(0))
-        return qwen25vl.logits(model, hidden), cache
+        hidden, cache = base.decode(model, caches, groups, cache, newest, jnp.int32(0))
+        return base.logits(model, hidden), cache
 
     assert counted_by_xla(step, model) == pytest.approx(flops.decode(ONE_LAYER, WORK, slots), rel=TOLERANCE)
 

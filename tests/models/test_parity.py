@@ -16,7 +16,7 @@ from reference_model import batch, layout, mixed_cases, ours_from, random_refere
 from transformers.vision_utils import get_vision_window_index
 
 from vr1_jax.data.layout import patch_layout
-from vr1_jax.models import qwen25vl, rope, vision
+from vr1_jax.models import base, layers, vision
 
 TOLERANCE = 1e-4
 
@@ -29,7 +29,7 @@ def difference(ours, reference) -> float:
 
 @jax.jit
 def all_logits(model, prompt):
-    return qwen25vl.logits(model, qwen25vl.forward(model, prompt))
+    return base.logits(model, base.forward(model, prompt))
 
 
 def reference_logits(reference, case, positions=None):
@@ -191,7 +191,7 @@ class TestVisionStages:
         windows = prompt.patch_windows
         mask = windows[..., None] == windows[..., None, :]
         layer = jax.tree.map(lambda x: x[index], ours.vision.layers)
-        angles = rope.vision_angles(prompt.patch_coords, ours.config.vision)
+        angles = layers.vision_angles(prompt.patch_coords, ours.config.vision)
         x = jnp.asarray(seen[index - 1])[None, None]
         out = vision.block(layer, x, angles, jnp.ones_like(mask) if full else mask)
         assert difference(out[0, 0], seen[index]) <= TOLERANCE
@@ -215,7 +215,7 @@ def test_hidden_states(untied):
     case = mixed_cases()[3]
     with torch.no_grad():
         theirs = reference.model(**reference_inputs(case)).last_hidden_state[0].numpy()
-    hidden = qwen25vl.forward(ours, batch([case], "transformers5"))
+    hidden = base.forward(ours, batch([case], "transformers5"))
     assert difference(hidden[0, -len(case.tokens) :], theirs) <= TOLERANCE
 
 
@@ -250,7 +250,7 @@ def test_gradients(untied):
     length = len(case.tokens)
 
     def loss(model):
-        logps = jax.nn.log_softmax(qwen25vl.logits(model, qwen25vl.forward(model, prompt)))[0, -length:-1]
+        logps = jax.nn.log_softmax(base.logits(model, base.forward(model, prompt)))[0, -length:-1]
         return jnp.take_along_axis(logps, jnp.asarray(case.tokens)[1:, None], axis=1).sum()
 
     grads = jax.jit(jax.grad(loss))(ours)

@@ -7,7 +7,7 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 from reference_model import batch, mixed_cases
 
-from vr1_jax.models import qwen25vl
+from vr1_jax.models import base
 from vr1_jax.rl import logprobs
 from vr1_jax.rl.logprobs import score_completions, score_tokens
 from vr1_jax.training.steps import cast, score_batch
@@ -39,7 +39,7 @@ def weights():
 
 
 def direct(model, hidden, tokens):
-    logps = jax.nn.log_softmax(qwen25vl.logits(model, hidden))
+    logps = jax.nn.log_softmax(base.logits(model, hidden))
     return jnp.take_along_axis(logps, tokens[..., None], axis=-1)[..., 0], -(jnp.exp(logps) * logps).sum(-1)
 
 

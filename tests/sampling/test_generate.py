@@ -10,7 +10,7 @@ from reference_model import Case, batch, mixed_cases, reference_inputs
 
 from vr1_jax.data.collate import Bucket
 from vr1_jax.errors import UsageError
-from vr1_jax.models import qwen25vl
+from vr1_jax.models import base
 from vr1_jax.sampling import generate as sampling
 from vr1_jax.sampling.generate import (
     Limits,
@@ -127,8 +127,8 @@ def test_log_probs_equal_the_full_forward(model, prompt, sampled):
 
     @jax.jit
     def full(prompt):
-        _, hidden = qwen25vl.forward_completions(model, prompt, sampled.tokens)
-        logps = jax.nn.log_softmax(qwen25vl.logits(model, hidden))
+        _, hidden = base.forward_completions(model, prompt, sampled.tokens)
+        logps = jax.nn.log_softmax(base.logits(model, hidden))
         return jnp.take_along_axis(logps, sampled.tokens[..., None], axis=-1)[..., 0]
 
     mask = np.asarray(sampled.mask)
@@ -308,8 +308,8 @@ def test_truncated_log_probs_on_request(model, prompt, sampled):
     limits = Limits.of(SamplingConfig(max_new_tokens=C, temperature=0.7, top_p=0.6))
     completion = run(model, (prompt,), limits=limits, plan=dataclasses.replace(PLAN, truncated_logps=True))
     assert sampled.truncated_logps is None
-    _, hidden = qwen25vl.forward_completions(model, prompt, completion.tokens)
-    probs = np.asarray(jax.nn.softmax(qwen25vl.logits(model, hidden) / 0.7), np.float64)
+    _, hidden = base.forward_completions(model, prompt, completion.tokens)
+    probs = np.asarray(jax.nn.softmax(base.logits(model, hidden) / 0.7), np.float64)
     ordered = np.sort(probs, axis=-1)[..., ::-1]
     kept = np.cumsum(ordered, axis=-1) - ordered < 0.6
     mass = (ordered * kept).sum(-1)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from vr1_jax.errors import UsageError
-from vr1_jax.models.config import parse_hf_config
-from vr1_jax.models.published import PUBLISHED
+from vr1_jax.models.families import parse_hf_config
+from vr1_jax.models.qwen25vl import PUBLISHED
 from vr1_jax.tools.benchmark import device, inputs
 from vr1_jax.tools.benchmark.device import Peaks
 from vr1_jax.tools.benchmark.sizes import of_size

@@ -11,9 +11,9 @@ from tiny_runs import rl_config, sft_config, write_small_world
 from vr1_jax.config import WatchConfig
 from vr1_jax.data.collate import Bucket
 from vr1_jax.errors import UsageError
-from vr1_jax.models.config import parse_hf_config
+from vr1_jax.models.families import parse_hf_config
 from vr1_jax.models.flops import count_parameters
-from vr1_jax.models.published import PUBLISHED, size_in_name
+from vr1_jax.models.qwen25vl import PUBLISHED, size_in_name
 from vr1_jax.rl import experience
 from vr1_jax.rl.advantages import GRPOConfig
 from vr1_jax.rl.logprobs import TokenScores

@@ -16,7 +16,7 @@ from vr1_jax.data.prompts import encode_supervised
 from vr1_jax.data.record_file import RecordFile
 from vr1_jax.data.records import PROBLEM_TYPES
 from vr1_jax.data.tokenizer import load_tokenizer
-from vr1_jax.models.config import parse_hf_config
+from vr1_jax.models.families import parse_hf_config
 from vr1_jax.tools.world.model import TOKENIZER_SIZE, small_config, tiny_config
 from vr1_jax.tools.world.scenes import COLOURS, CORNERS, CUES, ORDERED, SLICES, STILL
 from vr1_jax.tools.world.write import World, main, write_world

@@ -17,7 +17,7 @@ from tiny_state import EVERY_STEP, abstract_state, checkpoints, largest_file, on
 from vr1_jax import sharding
 from vr1_jax.config import CheckpointConfig
 from vr1_jax.errors import UserError
-from vr1_jax.models.qwen25vl import abstract_model
+from vr1_jax.models.families import abstract_model
 from vr1_jax.training import checkpoint
 from vr1_jax.weights.array_store import StoredParameters
 from vr1_jax.weights.tree import parameter_shapes, parameters

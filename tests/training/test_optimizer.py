@@ -15,15 +15,14 @@ from transformers.trainer_pt_utils import get_parameter_names
 
 from vr1_jax.config import OptimizerConfig
 from vr1_jax.errors import UsageError
-from vr1_jax.models import qwen25vl
-from vr1_jax.models.config import parse_hf_config
-from vr1_jax.models.published import PUBLISHED
+from vr1_jax.models import families
+from vr1_jax.models.families import parse_hf_config
+from vr1_jax.models.qwen25vl import PUBLISHED, Qwen25VL
 from vr1_jax.sharding import TRAIN_RULES, abstract, make_mesh, reshard, shardings
 from vr1_jax.training.moments import decode, encode
 from vr1_jax.training.optimizer import is_decayed, learning_rate, make_optimizer
 from vr1_jax.training.steps import init_state, sft_step
 from vr1_jax.types import Supervised, blank_prompt
-from vr1_jax.weights.mapping import published_name, rules
 
 CONFIG = OptimizerConfig(
     learning_rate=0.01, schedule="cosine", total_steps=12, warmup_steps=3, weight_decay=0.1, clip_norm=1.0
@@ -99,7 +98,7 @@ def test_updates_equal_torch_adamw():
 
 
 def decayed_names(rule):
-    model = qwen25vl.abstract_model(parse_hf_config(hf_config(tied=False)))
+    model = families.abstract_model(parse_hf_config(hf_config(tied=False)))
     names = {jax.tree_util.keystr(path): is_decayed(path, rule) for path, _ in jax.tree.leaves_with_path(model)}
     return {name.removesuffix(".value") for name, decayed in names.items() if decayed}, set(names)
 
@@ -123,11 +122,11 @@ def test_upstream_decays_what_its_trainer_decayed():
     """transformers' own choice of names, by the rule of upstream's version of it."""
     reference = random_reference(tied=False)
     names = get_parameter_names(reference, [torch.nn.LayerNorm], ["bias", "layernorm", "rmsnorm"])
-    theirs = {published_name(name) for name in names}
+    theirs = {Qwen25VL.published_name(name) for name in names}
     decayed, every = decayed_names("upstream")
     config = parse_hf_config(hf_config(tied=False))
-    assert len(rules(config)) == len(every)
-    for rule in rules(config):
+    assert len(Qwen25VL.rules(config)) == len(every)
+    for rule in Qwen25VL.rules(config):
         assert (f".{rule.path}" in decayed) == (rule.key.format(0) in theirs), rule.path
 
 
@@ -174,7 +173,7 @@ def random_model():
         values = rng.normal(size=leaf.shape) * 0.02
         return jnp.asarray(values + ("norm" in jax.tree_util.keystr(path)), leaf.dtype)
 
-    return jax.tree.map_with_path(fill, qwen25vl.abstract_model(tiny_config()))
+    return jax.tree.map_with_path(fill, families.abstract_model(tiny_config()))
 
 
 def learn(optimizer, lesson, steps):
@@ -218,7 +217,7 @@ def test_bytes_of_moments(learned):
     parameters = bytes_of(learned["float32"][0].model) / 4
     assert bytes_of(learned["float32"][0].opt_state) == pytest.approx(8 * parameters, rel=0.001)
     assert bytes_of(learned["int8"][0].opt_state) < 2.3 * parameters
-    of_7b = qwen25vl.abstract_model(PUBLISHED["7B"])
+    of_7b = families.abstract_model(PUBLISHED["7B"])
     count = sum(x.size for x in jax.tree.leaves(of_7b))
     for kind, most in {"int8": 2.1, "factored": 0.01}.items():
         state = jax.eval_shape(make_optimizer(dataclasses.replace(SMALL, moments=kind)).init, of_7b)

@@ -15,7 +15,7 @@ from vr1_jax.data.layout import PromptLayout
 from vr1_jax.data.quarantine import Quarantine
 from vr1_jax.data.tokenizer import load_tokenizer
 from vr1_jax.media.frames import MAX_ASPECT_RATIO, frame_size, smart_resize
-from vr1_jax.models.config import parse_hf_config
+from vr1_jax.models.families import parse_hf_config
 from vr1_jax.tools.world.model import tiny_config
 from vr1_jax.training import setup
 from vr1_jax.training.bucket_check import largest_media

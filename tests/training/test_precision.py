@@ -6,7 +6,7 @@ import pytest
 from tiny_runs import rl_config, sft_config, write_small_world
 
 from vr1_jax.config import WatchConfig
-from vr1_jax.models.precision import computing_in
+from vr1_jax.models.base import computing_in
 from vr1_jax.tools.plan.programs import Outline, programs
 from vr1_jax.training import setup
 

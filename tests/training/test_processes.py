@@ -18,8 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CONFIG = """
 from pathlib import Path
 from tiny_runs import rl_config
-from vr1_jax.config import MeshConfig
-from vr1_jax.training.metrics import WatchConfig
+from vr1_jax.config import MeshConfig, WatchConfig
 
 def get_config():
     return rl_config(

@@ -7,7 +7,7 @@ import pytest
 from published_models import halves, in_transformers_spelling, shard, tensors_of
 
 from vr1_jax.errors import UserError
-from vr1_jax.weights import mapping
+from vr1_jax.models.qwen25vl import Qwen25VL
 from vr1_jax.weights.hf_directory import HFDirectory, Tensor
 
 UP = "model.layers.1.mlp.up_proj.weight"
@@ -31,7 +31,7 @@ def without(name):
 def everything(source: HFDirectory) -> dict[str, np.ndarray]:
     return {
         rule.path: source.read(rule.path, tuple(map(slice, source.shapes[rule.path])), BF16)
-        for rule in mapping.rules(source.config)
+        for rule in Qwen25VL.rules(source.config)
     }
 
 

@@ -13,8 +13,9 @@ from safetensors.numpy import save_file
 import vr1_jax
 from vr1_jax import sharding
 from vr1_jax.errors import UsageError, UserError
-from vr1_jax.models.qwen25vl import abstract_model
-from vr1_jax.weights import array_store, blocks, checkpoint_dir, loading, mapping, tree
+from vr1_jax.models.families import abstract_model
+from vr1_jax.models.qwen25vl import Qwen25VL
+from vr1_jax.weights import array_store, blocks, checkpoint_dir, loading, tree
 from vr1_jax.weights.conversion import hf_to_flax
 from vr1_jax.weights.hf_directory import HFDirectory
 
@@ -38,7 +39,7 @@ def test_every_weight_arrives(published, tied):
     model, config = vr1_jax.load_model(published(tied, "float32"))
     assert (model.text.head is None) == config.text.tied == tied
     arrays, tensors = tree.parameters(model), tensors_of(published(tied, "float32"))
-    for rule in mapping.rules(config):
+    for rule in Qwen25VL.rules(config):
         layers = arrays[rule.path] if rule.stacked else arrays[rule.path][None]
         for key, layer in zip(rule.keys(layers.shape), layers, strict=True):
             np.testing.assert_array_equal(rule.to_published(np.asarray(layer)), tensors.pop(key), err_msg=key)

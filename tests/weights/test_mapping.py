@@ -3,14 +3,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from vr1_jax.weights import mapping
+from vr1_jax.models import qwen25vl
+from vr1_jax.models.qwen25vl import Qwen25VL
 
-RULES = {rule.path: rule for rule in mapping._RULES}
+RULES = {rule.path: rule for rule in qwen25vl._RULES}
 
 
 @st.composite
 def rule_shape_index(draw):
-    rule = draw(st.sampled_from(mapping._RULES))
+    rule = draw(st.sampled_from(qwen25vl._RULES))
     shape = tuple(draw(st.integers(1, 4)) for _ in rule.ours)
     index = []
     for size in shape:
@@ -60,4 +61,4 @@ def test_heads_are_one_run_of_a_query_and_three_of_fused_qkv():
     ],
 )
 def test_spellings(spelled, published):
-    assert mapping.published_name(spelled) == published
+    assert Qwen25VL.published_name(spelled) == published

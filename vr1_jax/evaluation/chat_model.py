@@ -17,9 +17,8 @@ from vr1_jax.data.presentation import Presentation, read_presentation
 from vr1_jax.data.tokenizer import ChatTokenizer, load_tokenizer
 from vr1_jax.errors import UserError
 from vr1_jax.media.frames import VisualGeometry
+from vr1_jax.models.base import Model, computing_in
 from vr1_jax.models.config import ModelConfig
-from vr1_jax.models.precision import computing_in
-from vr1_jax.models.qwen25vl import Qwen25VL
 from vr1_jax.rl.experience import place
 from vr1_jax.sharding import ROLLOUT_RULES
 from vr1_jax.types import Prompt
@@ -36,7 +35,7 @@ class OutOfDeviceMemory(UserError):
 class ChatModel:
     """Everything that turns questions into arrays, and the model that takes them."""
 
-    model: Qwen25VL
+    model: Model
     config: ModelConfig
     tokenizer: ChatTokenizer
     layout: PromptLayout

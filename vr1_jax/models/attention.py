@@ -12,11 +12,20 @@ import itertools
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from vr1_jax.models import causal_blocks
+from vr1_jax.models.config import TextConfig
+from vr1_jax.sharding import shard
+from vr1_jax.types import KVCache
 
 _MASKED = -1e30
+
+# A sequence that attends to itself is cut into blocks of queries; none meets a key after its last query. Small
+# blocks skip more of the keys that come later, and are more operations.
+_SMALL_BLOCK, _MOST_SMALL_BLOCKS = 256, 6
+# The scores of one block, [N, block, S] in fp32, must fit beside everything else.
+LARGEST_BLOCK = 1024
 
 
 def windowed(
@@ -46,11 +55,22 @@ def causal(
         weights = jax.nn.softmax(jnp.where(visible[:, None, None], logits, _MASKED), axis=-1)
         return jnp.einsum("BKnST,BTKH->BSKnH", weights.astype(v.dtype), v).reshape(q_block.shape)
 
-    if length > causal_blocks.LARGEST:  # weights of all blocks together are too many to keep for the backward pass
+    if length > LARGEST_BLOCK:  # weights of all blocks together are too many to keep for the backward pass
         attend = jax.checkpoint(attend)
-    blocks = itertools.pairwise(causal_blocks.bounds(length))
+    blocks = itertools.pairwise(block_bounds(length))
     outs = [attend(q[:, first:end], k[:, :end], v[:, :end], mask[:, :end]) for first, end in blocks]
     return jnp.concatenate(outs, axis=1)
+
+
+def block_bounds(length: int) -> list[int]:
+    """0, ..., length, evenly spaced."""
+    count = max(min(-(-length // _SMALL_BLOCK), _MOST_SMALL_BLOCKS), -(-length // LARGEST_BLOCK))
+    return [length * block // count for block in range(count + 1)]
+
+
+def causal_scores(length: int) -> int:
+    """(query, key) pairs that `causal` computes: between half of them, for many blocks, and all."""
+    return sum((end - first) * end for first, end in itertools.pairwise(block_bounds(length)))
 
 
 def grouped(
@@ -81,6 +101,37 @@ def decode(
     """`step` is the slot of the newest token; later slots of the cache are not written yet."""
     past = (jnp.arange(k.shape[-1]) <= step)[None, :]
     return _attend_to_both(q, k, v, prompt_k, prompt_v, prompt_mask, past)
+
+
+def as_cached(k: Float[Array, "B S K H"], v: Float[Array, "B S K H"]):
+    """Keys and values as decoding multiplies them: any other order would be copied for every token."""
+    return jnp.moveaxis(k, 1, 3), jnp.swapaxes(v, 1, 2)
+
+
+def empty_cache(config: TextConfig, batch: int, rows: int, slots: int, dtype: DTypeLike) -> KVCache:
+    by_head = (config.layers, batch, rows, config.kv_heads)
+    keys, values = (*by_head, config.head_dim, slots), (*by_head, slots, config.head_dim)
+    return KVCache(*(shard(jnp.zeros(x, dtype), None, "batch", None, "kv_heads") for x in (keys, values)))
+
+
+def write(cache: KVCache, k: Float[Array, "B G K H"], v: Float[Array, "B G K H"], layer, slot) -> KVCache:
+    """The cache with one more token of every completion, in one layer."""
+
+    def put(whole, new, place):
+        return jax.lax.dynamic_update_slice(whole, new[None].astype(whole.dtype), place)
+
+    keys = put(cache.keys, k[..., None], (layer, 0, 0, 0, 0, slot))
+    return KVCache(keys, put(cache.values, v[..., None, :], (layer, 0, 0, 0, slot, 0)))
+
+
+def first_slots(cache: KVCache, slots: int) -> KVCache:
+    return KVCache(cache.keys[..., :slots], cache.values[..., :slots, :])
+
+
+def with_first_slots(cache: KVCache, first: KVCache) -> KVCache:
+    """The whole cache, its first slots replaced."""
+    slots = first.keys.shape[-1]
+    return KVCache(cache.keys.at[..., :slots].set(first.keys), cache.values.at[..., :slots, :].set(first.values))
 
 
 def _attend_to_both(q, k, v, prompt_k, prompt_v, prompt_mask, past):

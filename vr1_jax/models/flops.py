@@ -13,7 +13,7 @@ on all devices together.
 
 from dataclasses import dataclass, replace
 
-from vr1_jax.models import causal_blocks
+from vr1_jax.models import attention
 from vr1_jax.models.config import ModelConfig, TextConfig, VisionConfig
 
 
@@ -76,7 +76,7 @@ def see(config: VisionConfig, work: Workload) -> int:
 
 def prefill(config: ModelConfig, work: Workload) -> int:
     """The decoder over the prompts, vision tower not included."""
-    return work.prompts * _text_layers(config.text, work.tokens, causal_blocks.scores(work.tokens))
+    return work.prompts * _text_layers(config.text, work.tokens, attention.causal_scores(work.tokens))
 
 
 def answers(config: ModelConfig, work: Workload) -> int:

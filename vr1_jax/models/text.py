@@ -10,7 +10,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from vr1_jax.models import layers, rope
+from vr1_jax.models import layers
 from vr1_jax.models.config import TextConfig
 from vr1_jax.sharding import shard
 
@@ -56,8 +56,8 @@ def block(
     q = jnp.einsum("BSD,DNH->BSNH", h, layer.query[...]) + layer.query_bias[...]
     k = jnp.einsum("BSD,DKH->BSKH", h, layer.key[...]) + layer.key_bias[...]
     v = jnp.einsum("BSD,DKH->BSKH", h, layer.value[...]) + layer.value_bias[...]
-    q = shard(rope.rotate(q, angles), "batch", None, "heads", None)
-    k = shard(rope.rotate(k, angles), "batch", None, "kv_heads", None)
+    q = shard(layers.rotate(q, angles), "batch", None, "heads", None)
+    k = shard(layers.rotate(k, angles), "batch", None, "kv_heads", None)
     h, extra = attend(q, k, shard(v, "batch", None, "kv_heads", None))
     x = x + shard(jnp.einsum("BSNH,NHD->BSD", h, layer.out[...]), "batch", None, None)
     h = layers.rms_norm(x, layer.mlp_norm[...], eps)
@@ -94,5 +94,5 @@ def head_weights(text: Text) -> Float[Array, "V D"]:
 
 
 def logits(text: Text, hidden: Float[Array, "*rows D"]) -> Float[Array, "*rows V"]:
-    """fp32 logits of hidden states that `qwen25vl` already normalised."""
+    """fp32 logits of hidden states that `base` already normalised."""
     return jnp.einsum("...D,VD->...V", hidden, head_weights(text), preferred_element_type=jnp.float32)

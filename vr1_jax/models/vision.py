@@ -11,7 +11,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, UInt8
 
-from vr1_jax.models import attention, layers, rope
+from vr1_jax.models import attention, layers
 from vr1_jax.models.config import VisionConfig
 from vr1_jax.sharding import shard
 from vr1_jax.types import Prompt
@@ -64,7 +64,7 @@ def visual_units(vision: Vision, prompt: Prompt, config: VisionConfig) -> Float[
     if not prompt.patches.size:  # a bucket of texts: one unit of zeros, which no slot asks for
         return jnp.zeros((prompt.patches.shape[0], 1, config.out_width), vision.merger_out[...].dtype)
     x = embed_patches(vision, prompt.patches, config)
-    angles = rope.vision_angles(prompt.patch_coords, config)
+    angles = layers.vision_angles(prompt.patch_coords, config)
     real = prompt.patch_windows >= 0
     same_slice = jnp.broadcast_to(real[..., None, :], (*real.shape, real.shape[-1]))
     same_window = prompt.patch_windows[..., None, :] == prompt.patch_windows[..., :, None]
@@ -99,7 +99,7 @@ def block(layer: VisionLayers, x, angles, mask):
     h = layers.rms_norm(x, layer.attention_norm[...], _EPS)
     qkv = jnp.einsum("BMPD,DcNH->cBMPNH", h, layer.qkv[...]) + layer.qkv_bias[...][:, None, None, None]
     q, k, v = shard(qkv, None, "batch", None, None, "heads", None)
-    h = attention.windowed(rope.rotate(q, angles), rope.rotate(k, angles), v, mask)
+    h = attention.windowed(layers.rotate(q, angles), layers.rotate(k, angles), v, mask)
     x = x + shard(
         jnp.einsum("BMPNH,NHD->BMPD", h, layer.out[...]) + layer.out_bias[...], "batch", None, None, None
     )

@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Key
 
-from vr1_jax.models.qwen25vl import Qwen25VL
+from vr1_jax.models.base import Model
 from vr1_jax.rewards.scoring import RewardFunction, Scores, score_groups
 from vr1_jax.rl.advantages import GroupSignal, GRPOConfig, combine
 from vr1_jax.sampling.generate import Limits, Plan, generate, row_keys, split_groups
@@ -47,7 +47,7 @@ class Sampler:
 
     def __call__(
         self,
-        policy: Qwen25VL,
+        policy: Model,
         arrays: Sequence[dict[str, np.ndarray]],
         groups: tuple[int, ...],
         config: SamplingConfig,

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from vr1_jax.models import qwen25vl, text
-from vr1_jax.models.qwen25vl import Qwen25VL
+from vr1_jax.models import base, text
+from vr1_jax.models.base import Model
 from vr1_jax.sharding import shard
 from vr1_jax.types import Prompt
 
@@ -24,13 +24,13 @@ class TokenScores(NamedTuple):
     entropy: Float[Array, "B G C"]  # of the distribution that predicted the token; no gradient
 
 
-def score_completions(model: Qwen25VL, prompt: Prompt, tokens: Int[Array, "B G C"]) -> TokenScores:
+def score_completions(model: Model, prompt: Prompt, tokens: Int[Array, "B G C"]) -> TokenScores:
     """One pass over the prompt and all its completions."""
-    _, hidden = qwen25vl.forward_completions(model, prompt, tokens)
+    _, hidden = base.forward_completions(model, prompt, tokens)
     return score_tokens(model, hidden, tokens)
 
 
-def score_tokens(model: Qwen25VL, hidden: Float[Array, "B G C D"], tokens: Int[Array, "B G C"]) -> TokenScores:
+def score_tokens(model: Model, hidden: Float[Array, "B G C D"], tokens: Int[Array, "B G C"]) -> TokenScores:
     """`hidden` are the states from which `tokens` are predicted."""
     batch, groups, length, _ = hidden.shape
     total = groups * length

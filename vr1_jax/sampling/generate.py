@@ -22,8 +22,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from vr1_jax.models import qwen25vl
-from vr1_jax.models.qwen25vl import Qwen25VL
+from vr1_jax.models import attention, base
+from vr1_jax.models.base import Model
 from vr1_jax.sampling import logits as sampling_logits
 from vr1_jax.sampling.settings import SamplingConfig
 from vr1_jax.sharding import shard
@@ -103,7 +103,7 @@ def row_keys(seed: Key[Array, ""], step: int, row_ids: Int[Array, "B G"]) -> Key
 
 @functools.partial(jax.jit, static_argnames="plan")
 def generate(
-    model: Qwen25VL,
+    model: Model,
     prompts: tuple[Prompt, ...],
     active: Bool[Array, "B G"],
     keys: Key[Array, "B G"],
@@ -117,7 +117,7 @@ def generate(
 
 @functools.partial(jax.jit, static_argnames="plan")
 def start(
-    model: Qwen25VL,
+    model: Model,
     prompts: tuple[Prompt, ...],
     active: Bool[Array, "B G"],
     keys: Key[Array, "B G"],
@@ -126,7 +126,7 @@ def start(
 ) -> SamplingState:
     """Read the prompts, once each, and sample the first token of every row."""
     batch, rows = prompts[0].tokens.shape[0], sum(plan.groups)
-    hidden, caches = zip(*(qwen25vl.prefill(model, prompt) for prompt in prompts), strict=True)
+    hidden, caches = zip(*(base.prefill(model, prompt) for prompt in prompts), strict=True)
     spread = [jnp.repeat(h[:, None], g, axis=1) for h, g in zip(hidden, plan.groups, strict=True)]
     seen = _seen_in_prompts(prompts, plan, model.config.text.vocab) if plan.penalize else None
     slots = (batch, rows, plan.capacity)
@@ -140,21 +140,21 @@ def start(
         keys=keys,
         seen=seen,
         prompts=caches,
-        cache=qwen25vl.empty_cache(model.config, batch, rows, plan.capacity, caches[0].keys.dtype),
+        cache=attention.empty_cache(model.config.text, batch, rows, plan.capacity, caches[0].keys.dtype),
     )
     return _append(state, model, jnp.concatenate(spread, axis=1), limits, plan)
 
 
 @functools.partial(jax.jit, static_argnames="plan", donate_argnames="state")
 def advance(
-    model: Qwen25VL, state: SamplingState, limits: Limits, plan: Plan, until: Int[Array, ""]
+    model: Model, state: SamplingState, limits: Limits, plan: Plan, until: Int[Array, ""]
 ) -> SamplingState:
     """Decode until `until` tokens are written, the length limit is reached or every row has stopped."""
     last = jnp.minimum(until, limits.max_new_tokens)
 
     def body(state):
         newest = jax.lax.dynamic_index_in_dim(state.tokens, state.step - 1, axis=2, keepdims=False)
-        hidden, cache = qwen25vl.decode(model, state.prompts, plan.groups, state.cache, newest, state.step - 1)
+        hidden, cache = base.decode(model, state.prompts, plan.groups, state.cache, newest, state.step - 1)
         return _append(dataclasses.replace(state, cache=cache), model, hidden, limits, plan)
 
     for slots in _cache_sizes(plan.capacity):
@@ -163,13 +163,9 @@ def advance(
             return (state.step < jnp.minimum(last, slots)) & ~state.done.all()
 
         whole = state.cache
-        written = KVCache(whole.keys[..., :slots], whole.values[..., :slots, :])
-        state = jax.lax.while_loop(unfinished, body, dataclasses.replace(state, cache=written))
-        cache = KVCache(
-            whole.keys.at[..., :slots].set(state.cache.keys),
-            whole.values.at[..., :slots, :].set(state.cache.values),
-        )
-        state = dataclasses.replace(state, cache=cache)
+        state = dataclasses.replace(state, cache=attention.first_slots(whole, slots))
+        state = jax.lax.while_loop(unfinished, body, state)
+        state = dataclasses.replace(state, cache=attention.with_first_slots(whole, state.cache))
     return state
 
 
@@ -193,11 +189,11 @@ def split_groups(completion: Completion, groups: tuple[int, ...]) -> list[Comple
     ]
 
 
-def _append(state: SamplingState, model: Qwen25VL, hidden: Float[Array, "B G D"], limits: Limits, plan: Plan):
+def _append(state: SamplingState, model: Model, hidden: Float[Array, "B G D"], limits: Limits, plan: Plan):
     """Sample token number `step` of every row from the hidden states that predict it."""
     # Each device scores its share of the vocabulary, then scores are gathered: with only the second constraint
     # the compiler gathers the head instead.
-    scores = shard(qwen25vl.logits(model, hidden), "batch", None, "vocab")
+    scores = shard(base.logits(model, hidden), "batch", None, "vocab")
     scores = shard(scores, "batch", None, None)
     choices = scores
     if state.seen is not None:

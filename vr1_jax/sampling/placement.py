@@ -7,11 +7,11 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
-from vr1_jax.models.qwen25vl import Qwen25VL
+from vr1_jax.models.base import Model
 from vr1_jax.sharding import ROLLOUT_RULES, shardings
 
 
-def rollout_params(model: Qwen25VL, mesh: Mesh, dtype: DTypeLike = jnp.bfloat16) -> Qwen25VL:
+def rollout_params(model: Model, mesh: Mesh, dtype: DTypeLike = jnp.bfloat16) -> Model:
     """The weights to sample with, once per step: cast where they lie, then moved.
 
     In this order half the bytes travel, and no fp32 copy is ever whole on a device. `mesh` holds the same
@@ -21,15 +21,15 @@ def rollout_params(model: Qwen25VL, mesh: Mesh, dtype: DTypeLike = jnp.bfloat16)
     return moving(cast, mesh)(cast)
 
 
-def moving(model: Qwen25VL, mesh: Mesh) -> jax.stages.Wrapped:
+def moving(model: Model, mesh: Mesh) -> jax.stages.Wrapped:
     """The program that moves weights from device to device; `device_put` would take them through the host."""
     return jax.jit(_same, out_shardings=shardings(model, ROLLOUT_RULES, mesh))
 
 
 @functools.partial(jax.jit, static_argnames="dtype")
-def _cast(model: Qwen25VL, dtype: DTypeLike) -> Qwen25VL:
+def _cast(model: Model, dtype: DTypeLike) -> Model:
     return jax.tree.map(lambda x: x.astype(dtype), model)
 
 
-def _same(model: Qwen25VL) -> Qwen25VL:
+def _same(model: Model) -> Model:
     return model

@@ -16,7 +16,7 @@ import numpy as np
 from vr1_jax.config import TrainConfig
 from vr1_jax.data.pipeline import Batch, Pipeline
 from vr1_jax.data.sources import KINDS
-from vr1_jax.models.qwen25vl import Qwen25VL
+from vr1_jax.models.base import Model
 from vr1_jax.rewards.scoring import score_groups
 from vr1_jax.rl.experience import local_rows, place, place_rows, texts
 from vr1_jax.sampling.placement import rollout_params
@@ -44,7 +44,7 @@ class Table:
     tokens: np.ndarray
 
 
-def evaluate(config: TrainConfig, program: Program, model: Qwen25VL) -> dict[str, float]:
+def evaluate(config: TrainConfig, program: Program, model: Model) -> dict[str, float]:
     """Every held-out record once."""
     if program.heldout is None:
         return {}
@@ -70,7 +70,7 @@ def evaluate(config: TrainConfig, program: Program, model: Qwen25VL) -> dict[str
     return metrics
 
 
-def _answered(config: TrainConfig, program: Program, model: Qwen25VL) -> Table:
+def _answered(config: TrainConfig, program: Program, model: Model) -> Table:
     policy = rollout_params(model, program.meshes.rollout, config.compute_dtype)
     drawn = config.rollout.sampling
     if not config.watch.evaluate_answers:
@@ -121,7 +121,7 @@ def _judged(answers: dict[str, list[list[str]]], batch: Batch, rules: str) -> li
     ]
 
 
-def _loss(model: Qwen25VL, batch: Batch, config: TrainConfig, program: Program) -> tuple[np.ndarray, np.ndarray]:
+def _loss(model: Model, batch: Batch, config: TrainConfig, program: Program) -> tuple[np.ndarray, np.ndarray]:
     """Summed negative log-probs of the right answers, and how many tokens they have."""
     mesh = program.meshes.train
     with jax.set_mesh(mesh):

@@ -15,8 +15,7 @@ from vr1_jax.config import TrainConfig
 from vr1_jax.config_files import to_json
 from vr1_jax.data.pipeline import Batch, Batches
 from vr1_jax.errors import UserError
-from vr1_jax.models.precision import computing_in
-from vr1_jax.models.qwen25vl import Qwen25VL
+from vr1_jax.models.base import Model, computing_in
 from vr1_jax.rl.experience import judge, masked, place, place_rows, slots_reached, texts, trim
 from vr1_jax.rl.refill import Pool, of_attempts
 from vr1_jax.sampling.placement import rollout_params
@@ -130,7 +129,7 @@ def rl_step(
 def ask(
     config: TrainConfig,
     program: setup.Program,
-    model: Qwen25VL,
+    model: Model,
     batches: Batches,
     step: int,
     phases: Phases,
@@ -197,7 +196,7 @@ def ask(
 
 
 def _score(
-    config: TrainConfig, program: setup.Program, model: Qwen25VL, prompt: Prompt, completion: Completion
+    config: TrainConfig, program: setup.Program, model: Model, prompt: Prompt, completion: Completion
 ) -> tuple[jax.Array | None, jax.Array | None]:
     """Log-probs by the reference, and by the policy as it is if it will have moved before they are used."""
     with jax.set_mesh(program.meshes.train):

@@ -27,8 +27,9 @@ from vr1_jax.errors import UsageError
 from vr1_jax.media.cache import CachedMedia
 from vr1_jax.media.frames import VisualGeometry
 from vr1_jax.media.reader import MediaReader
+from vr1_jax.models.base import Model
 from vr1_jax.models.config import ModelConfig
-from vr1_jax.models.qwen25vl import Qwen25VL, abstract_model
+from vr1_jax.models.families import abstract_model, build
 from vr1_jax.rl.experience import Sampler
 from vr1_jax.sharding import TRAIN_RULES, abstract, make_mesh, shardings
 from vr1_jax.training import processes, record_sizes, run_directory
@@ -77,7 +78,7 @@ class Program:
     quarantine: Quarantine
     position: Mapping[str, Any] | None  # of the data, where a resumed run goes on
     state: TrainState
-    reference: Qwen25VL | None
+    reference: Model | None
     sampler: Sampler
 
 
@@ -281,7 +282,7 @@ def _weights(data: DataConfig) -> dict[Kind, float] | None:
 
 def abstract_state(config: TrainConfig, model_config: ModelConfig, mesh: Mesh) -> TrainState:
     """Shapes, dtypes and places of all that training keeps, without any of it."""
-    like = jax.eval_shape(lambda: init_state(Qwen25VL(model_config, jax.random.key(0)), config.optimizer))
+    like = jax.eval_shape(lambda: init_state(build(model_config, jax.random.key(0)), config.optimizer))
     return abstract(like, TRAIN_RULES, mesh)
 
 
@@ -290,7 +291,7 @@ def _fresh_state(
 ) -> TrainState:
     where = jax.tree.map(lambda x: x.sharding, like)
     if config.from_scratch:
-        make = jax.jit(lambda key: init_state(Qwen25VL(model_config, key), config.optimizer), out_shardings=where)
+        make = jax.jit(lambda key: init_state(build(model_config, key), config.optimizer), out_shardings=where)
         return make(jax.random.key(config.seed))
     model, _ = load_model(config.model, dtype=jnp.float32, mesh=mesh, step=begun)
     return jax.jit(lambda m: init_state(m, config.optimizer), out_shardings=where, donate_argnums=0)(model)

@@ -14,8 +14,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from vr1_jax.config import OptimizerConfig
-from vr1_jax.models import qwen25vl
-from vr1_jax.models.qwen25vl import Qwen25VL
+from vr1_jax.models import base
+from vr1_jax.models.base import Model
 from vr1_jax.rl.advantages import GRPOConfig
 from vr1_jax.rl.logprobs import TokenScores, score_completions, score_tokens
 from vr1_jax.rl.loss import loss_denominator, policy_loss
@@ -30,13 +30,13 @@ def cast(tree: Any, dtype: DTypeLike) -> Any:
     return jax.tree.map(lambda x: x.astype(dtype), tree)
 
 
-def init_state(model: Qwen25VL, optimizer: OptimizerConfig) -> TrainState:
+def init_state(model: Model, optimizer: OptimizerConfig) -> TrainState:
     counters = (jnp.zeros((), jnp.int32) for _ in range(3))  # not one zero thrice: the state is donated
     return TrainState(model, make_optimizer(optimizer).init(trained(model, optimizer)), *counters)
 
 
 @functools.partial(jax.jit, static_argnames="microbatches")
-def score_batch(model: Qwen25VL, prompt: Prompt, tokens: jax.Array, *, microbatches: int = 1) -> TokenScores:
+def score_batch(model: Model, prompt: Prompt, tokens: jax.Array, *, microbatches: int = 1) -> TokenScores:
     """Log-probs of completions as they are: for the reference, and for the policy before an update."""
     scores = jax.lax.map(lambda x: score_completions(model, *x), split_rows((prompt, tokens), microbatches))
     return join_rows(scores)
@@ -59,7 +59,7 @@ def grpo_step(
     """One policy update. The gradient is the whole batch's, whatever the number of microbatches."""
     denominator = loss_denominator(experience.completion.mask, algorithm.aggregation)
 
-    def loss(model: Qwen25VL, part: Experience) -> tuple[jax.Array, Metrics]:
+    def loss(model: Model, part: Experience) -> tuple[jax.Array, Metrics]:
         completion = part.completion
         scores = score_completions(cast(model, compute_dtype), part.prompt, completion.tokens)
         value, metrics = policy_loss(
@@ -106,7 +106,7 @@ def sft_step(
     """One supervised update: the mean over all tokens that the loss counts, or over sequences of their means."""
     total, sequences = jnp.maximum(batch.token_counts().sum(), 1), batch.tokens.shape[0]
 
-    def loss(model: Qwen25VL, part: Supervised) -> tuple[jax.Array, Metrics]:
+    def loss(model: Model, part: Supervised) -> tuple[jax.Array, Metrics]:
         values, metrics = supervised_losses(cast(model, compute_dtype), part)
         if aggregation == "sequence":
             return (values / jnp.maximum(part.token_counts(), 1)).sum() / sequences, metrics
@@ -117,9 +117,9 @@ def sft_step(
     return state, {"loss": value, **metrics, **update_metrics}
 
 
-def supervised_losses(model: Qwen25VL, batch: Supervised) -> tuple[Float[Array, " B"], Metrics]:
+def supervised_losses(model: Model, batch: Supervised) -> tuple[Float[Array, " B"], Metrics]:
     """Of each sequence, summed negative log-probs of its target, and of its prompt where the mask says so."""
-    of_prompt, of_targets = qwen25vl.forward_completions(model, batch.prompt, batch.tokens)
+    of_prompt, of_targets = base.forward_completions(model, batch.prompt, batch.tokens)
     scores = score_tokens(model, of_targets, batch.tokens)
     values = -jnp.where(batch.mask, scores.logps, 0.0).sum((1, 2))
     if batch.prompt_mask is not None:
@@ -133,7 +133,7 @@ def supervised_losses(model: Qwen25VL, batch: Supervised) -> tuple[Float[Array, 
 
 
 def apply_gradients(
-    state: TrainState, grads: Qwen25VL, loss: jax.Array, optimizer: OptimizerConfig
+    state: TrainState, grads: Model, loss: jax.Array, optimizer: OptimizerConfig
 ) -> tuple[TrainState, Metrics]:
     """Update, unless the loss or the gradient is not finite: then only the step is counted."""
     norm = optax.tree.norm(grads)

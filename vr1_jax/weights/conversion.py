@@ -4,16 +4,16 @@ import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from vr1_jax.errors import UserError
 from vr1_jax.files import check_output_directory, check_space, whole_directory, write_json
 from vr1_jax.models.config import flatten_hf_config
-from vr1_jax.models.qwen25vl import abstract_model
+from vr1_jax.models.families import abstract_model, family_of
+from vr1_jax.models.mapping import Rule
 from vr1_jax.progress import Progress
-from vr1_jax.weights import blocks, mapping
+from vr1_jax.weights import blocks
 from vr1_jax.weights.array_store import ParameterWriter, StoredParameters
 from vr1_jax.weights.checkpoint_dir import (
     ASSETS,
@@ -46,7 +46,7 @@ def hf_to_flax(hf: Path, out: Path, *, dtype: str | None = None, force: bool = F
         Progress("converting", total, "B") as progress,
     ):
         writer = ParameterWriter(step_directory(directory, 0), shapes, target)
-        for rule in mapping.rules(source.config):
+        for rule in family_of(source.config).rules(source.config):
             store = writer.create(rule.path, rule.stacked)
             for index in blocks.write_order(shapes[rule.path], target.itemsize, rule.stacked):
                 block = source.read(rule.path, index, target)
@@ -68,7 +68,7 @@ def flax_to_hf(
     """Export a checkpoint; without a dtype, that of the model it started from (its config's torch_dtype)."""
     found = find_checkpoint(checkpoint, step)
     shapes = parameter_shapes(abstract_model(found.config))
-    hf_config = flatten_hf_config(found.hf_config)
+    family, hf_config = family_of(found.config), flatten_hf_config(found.hf_config)
     name = dtype or hf_config.get("torch_dtype") or "float32"
     if name not in [*_DTYPE_OF]:  # a list: a broken file may hold what has no hash
         raise UserError(
@@ -78,7 +78,7 @@ def flax_to_hf(
     source = StoredParameters(found.directory, shapes)
     published = {
         key: rule.published_shape(rule.layer_shape(shapes[rule.path]))
-        for rule in mapping.rules(found.config)
+        for rule in family.rules(found.config)
         for key in rule.keys(shapes[rule.path])
     }
     total = sum(map(math.prod, published.values())) * target.itemsize
@@ -90,18 +90,19 @@ def flax_to_hf(
     ):
         in_order = {key: published[key] for key in sorted(published, key=_natural)}
         writer = ShardWriter(directory, in_order, target, max_shard_bytes)
-        for rule in mapping.rules(found.config):
+        for rule in family.rules(found.config):
             for key, array in _layers(source, rule, shapes[rule.path], target):
                 _refuse_overflow(key, array)
                 tensor = rule.to_published(array)
                 writer.write(key, tensor)
                 progress.advance(tensor.nbytes)
         copy_assets(found.assets, directory)
-        write_json(directory / "config.json", _published_config(hf_config, name))
+        architectures = hf_config.get("architectures") or [family.ARCHITECTURE]
+        write_json(directory / "config.json", hf_config | {"architectures": architectures, "torch_dtype": name})
 
 
 def _layers(
-    source: StoredParameters, rule: mapping.Rule, shape: tuple[int, ...], dtype: np.dtype
+    source: StoredParameters, rule: Rule, shape: tuple[int, ...], dtype: np.dtype
 ) -> Iterator[tuple[str, np.ndarray]]:
     if not rule.stacked:
         yield rule.key, source.read(rule.path, blocks.everything(shape), dtype)
@@ -109,11 +110,6 @@ def _layers(
     for layer, key in enumerate(rule.keys(shape)):
         index = (slice(layer, layer + 1), *blocks.everything(shape[1:]))
         yield key, source.read(rule.path, index, dtype)[0]
-
-
-def _published_config(hf_config: dict[str, Any], dtype: str) -> dict[str, Any]:
-    architectures = hf_config.get("architectures") or ["Qwen2_5_VLForConditionalGeneration"]
-    return {**hf_config, "architectures": architectures, "torch_dtype": dtype}
 
 
 def _refuse_overflow(key: str, array: np.ndarray) -> None:

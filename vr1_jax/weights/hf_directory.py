@@ -5,6 +5,7 @@ checkpoint can run code.
 """
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from safetensors import SafetensorError, safe_open
 
 from vr1_jax.errors import UsageError, UserError
 from vr1_jax.files import read_json
-from vr1_jax.models.config import ModelConfig, parse_hf_config
-from vr1_jax.models.qwen25vl import abstract_model
-from vr1_jax.weights import blocks, mapping
+from vr1_jax.models.config import ModelConfig
+from vr1_jax.models.families import abstract_model, family_of, parse_hf_config
+from vr1_jax.models.mapping import Rule
+from vr1_jax.weights import blocks
 from vr1_jax.weights.blocks import Index
 from vr1_jax.weights.tree import parameter_shapes
 
@@ -54,9 +56,10 @@ class HFDirectory:
         self.directory = directory
         self.hf_config = read_hf_config(directory)
         self.config: ModelConfig = parse_config(self.hf_config, directory)
+        self._family = family_of(self.config)
         self.shapes = parameter_shapes(abstract_model(self.config))
-        self._rules = {rule.path: rule for rule in mapping.rules(self.config)}
-        self._tensors = _collect(directory, _weight_files(directory))
+        self._rules = {rule.path: rule for rule in self._family.rules(self.config)}
+        self._tensors = _collect(directory, self._family.published_name)
         self._check()
 
     @property
@@ -85,7 +88,7 @@ class HFDirectory:
         if missing := [key for key in expected if key not in self._tensors]:
             raise UserError(f"{self.directory}: weights are missing: {_some(missing)}")
         if unknown := [tensor.key for key, tensor in self._tensors.items() if key not in expected]:
-            raise UserError(f"{self.directory}: weights that Qwen2.5-VL does not have: {_some(unknown)}")
+            raise UserError(f"{self.directory}: weights that {self._family.NAME} does not have: {_some(unknown)}")
         for key, tensor in self._tensors.items():
             if tensor.shape != expected[key]:
                 raise UserError(
@@ -151,15 +154,15 @@ def _indexed_files(index: Path) -> dict[Path, set[str]]:
     return files
 
 
-def _collect(directory: Path, files: dict[Path, set[str]]) -> dict[str, Tensor]:
+def _collect(directory: Path, published_name: Callable[[str], str]) -> dict[str, Tensor]:
     """Every tensor by its published name."""
     tensors: dict[str, Tensor] = {}
-    for file, promised in files.items():
+    for file, promised in _weight_files(directory).items():
         found = _tensors_in(file)
         if promised and (wrong := promised ^ {tensor.key for tensor in found}):
             raise UserError(f"{directory / INDEX_FILE} and {file.name} disagree about {_some(sorted(wrong))}")
         for tensor in found:
-            name = mapping.published_name(tensor.key)
+            name = published_name(tensor.key)
             if name.endswith(_DERIVED_BUFFERS):
                 continue
             if name in tensors:
@@ -186,7 +189,7 @@ def _tensors_in(file: Path) -> list[Tensor]:
     ]
 
 
-def _fill(out: np.ndarray, rule: mapping.Rule, tensor: Tensor, shape: tuple[int, ...], index: Index) -> None:
+def _fill(out: np.ndarray, rule: Rule, tensor: Tensor, shape: tuple[int, ...], index: Index) -> None:
     runs = rule.published_runs(shape, index)
     whole = all(len(axis) == 1 for axis in runs)
     block = tensor.read(*(axis[0] for axis in runs)) if whole else np.block(_nested(runs, tensor))

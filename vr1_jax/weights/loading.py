@@ -9,8 +9,9 @@ import numpy as np
 from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 
 from vr1_jax.errors import UserError
+from vr1_jax.models.base import Model
 from vr1_jax.models.config import ModelConfig
-from vr1_jax.models.qwen25vl import Qwen25VL, abstract_model
+from vr1_jax.models.families import abstract_model
 from vr1_jax.sharding import TRAIN_RULES, Rules, shardings
 from vr1_jax.weights import blocks
 from vr1_jax.weights.array_store import StoredParameters
@@ -29,7 +30,7 @@ def load_model(
     mesh: Mesh | None = None,
     rules: Rules = TRAIN_RULES,
     step: int | None = None,
-) -> tuple[Qwen25VL, ModelConfig]:
+) -> tuple[Model, ModelConfig]:
     """The model of a Hugging Face, converted or run directory (latest step, or `step`), and its config.
 
     Each device receives its part as it is read, so the host never holds more than one part of one parameter.
@@ -57,7 +58,7 @@ def open_source(path: Path, step: int | None = None) -> tuple[Source, ModelConfi
     return source, source.config
 
 
-def place(source: Source, model: Qwen25VL, mesh: Mesh | None, rules: Rules) -> Qwen25VL:
+def place(source: Source, model: Model, mesh: Mesh | None, rules: Rules) -> Model:
     """Fill an abstract model; shapes and dtypes are the model's, placement follows its declared axes."""
     leaves = jax.tree.leaves(model)
     if mesh is None:

@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from vr1_jax.models.precision import computing_in
+from vr1_jax.models.base import computing_in
 from vr1_jax.tools.benchmark import sizes
 from vr1_jax.tools.benchmark.device import Cost, Peaks, costs, describe, measure_peaks, peak_memory
 from vr1_jax.tools.benchmark.measure import BENCHMARKS

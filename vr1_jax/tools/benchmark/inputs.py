@@ -10,9 +10,10 @@ import numpy as np
 from vr1_jax.data.collate import Bucket, EncodedPrompt, collate
 from vr1_jax.data.layout import PromptLayout, VisualBlock
 from vr1_jax.data.pipeline import Batch
+from vr1_jax.models.base import Model
 from vr1_jax.models.config import ModelConfig
+from vr1_jax.models.families import build
 from vr1_jax.models.flops import Workload
-from vr1_jax.models.qwen25vl import Qwen25VL
 from vr1_jax.rl.experience import Sampler, place, place_rows
 from vr1_jax.sampling.generate import Limits, row_keys
 from vr1_jax.tools.plan.programs import NEVER, PAD, Outline, Program
@@ -55,14 +56,14 @@ def answer_tokens(model: ModelConfig, work: Workload, seed: int = 1) -> np.ndarr
 
 def random_state(outline: Outline) -> TrainState:
     def make() -> TrainState:
-        return init_state(Qwen25VL(outline.model, jax.random.key(0)), outline.config.optimizer)
+        return init_state(build(outline.model, jax.random.key(0)), outline.config.optimizer)
 
     return _made_like(make, outline.state)
 
 
-def random_weights(outline: Outline, like: Qwen25VL) -> Qwen25VL:
+def random_weights(outline: Outline, like: Model) -> Model:
     """In the dtype and the places of `like`: the outline's policy, or its reference."""
-    return _made_like(lambda: Qwen25VL(outline.model, jax.random.key(0), outline.config.compute_dtype), like)
+    return _made_like(lambda: build(outline.model, jax.random.key(0), outline.config.compute_dtype), like)
 
 
 def _made_like(make: Any, like: T) -> T:
@@ -98,7 +99,7 @@ def arguments(outline: Outline, program: Program) -> list[Any]:
     return [random_state(outline), Experience(prompt, sampled, advantages, reference, old)]
 
 
-def synthetic_run(outline: Outline, state: TrainState, reference: Qwen25VL | None) -> Run:
+def synthetic_run(outline: Outline, state: TrainState, reference: Model | None) -> Run:
     """What the training loop works with, but for the data. The tokenizer writes a word for each token."""
     kind, _ = outline.buckets[0]
     return Run(

@@ -17,7 +17,7 @@ from vr1_jax.data.quarantine import Quarantine
 from vr1_jax.data.tokenizer import load_tokenizer
 from vr1_jax.errors import UsageError, UserError
 from vr1_jax.media.frames import FrameBudget, ImageBudget
-from vr1_jax.models.qwen25vl import Qwen25VL
+from vr1_jax.models.base import Model
 from vr1_jax.sampling import generate as sampling
 from vr1_jax.tools.benchmark import inputs
 from vr1_jax.tools.benchmark.sizes import Subject
@@ -41,7 +41,7 @@ class Result:
 class Stepper:
     """The training loop's own step, with `state` before and after it, on a batch that never changes."""
 
-    def __init__(self, outline: Outline, state: TrainState, reference: Qwen25VL | None):
+    def __init__(self, outline: Outline, state: TrainState, reference: Model | None):
         self.config, self.state = outline.config, state
         self._run = inputs.synthetic_run(outline, state, reference)
         self._batches = inputs.SameBatch(outline)

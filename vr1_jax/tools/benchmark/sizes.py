@@ -11,7 +11,7 @@ from vr1_jax.data.sources import cost
 from vr1_jax.errors import UsageError
 from vr1_jax.models.config import ModelConfig
 from vr1_jax.models.flops import Workload
-from vr1_jax.models.published import PUBLISHED
+from vr1_jax.models.qwen25vl import PUBLISHED
 from vr1_jax.tools.plan.programs import Outline
 from vr1_jax.tools.world.model import SMALL, TINY
 from vr1_jax.training import setup

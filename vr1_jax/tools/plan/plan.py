@@ -16,9 +16,9 @@ from vr1_jax.config import TrainConfig
 from vr1_jax.data.collate import Bucket
 from vr1_jax.errors import UsageError
 from vr1_jax.models import flops
+from vr1_jax.models.base import computing_in
 from vr1_jax.models.config import ModelConfig
-from vr1_jax.models.precision import computing_in
-from vr1_jax.models.published import PUBLISHED, size_in_name
+from vr1_jax.models.qwen25vl import PUBLISHED, size_in_name
 from vr1_jax.tools.plan.devices import Target
 from vr1_jax.tools.plan.programs import Outline, Program, Sizes, bytes_per_device, programs
 from vr1_jax.training import setup

@@ -17,9 +17,10 @@ from jax.sharding import Mesh
 
 from vr1_jax.config import TrainConfig
 from vr1_jax.data.collate import Bucket
+from vr1_jax.models.base import Model
 from vr1_jax.models.config import ModelConfig
+from vr1_jax.models.families import abstract_model
 from vr1_jax.models.flops import Workload
-from vr1_jax.models.qwen25vl import Qwen25VL, abstract_model
 from vr1_jax.sampling.generate import Limits, Plan, SamplingState, generate, start
 from vr1_jax.sampling.placement import moving
 from vr1_jax.sharding import ROLLOUT_RULES, TRAIN_RULES, abstract, batch_sharding
@@ -83,13 +84,13 @@ class Outline:
         return abstract_state(self.config, self.model, self.meshes.train)
 
     @functools.cached_property
-    def reference(self) -> Qwen25VL:
+    def reference(self) -> Model:
         """The frozen policy; also the shapes of the policy where it is scored before its first update."""
         weights = abstract_model(self.model, self.config.compute_dtype)
         return abstract(weights, TRAIN_RULES, self.meshes.train)
 
     @functools.cached_property
-    def policy(self) -> Qwen25VL:
+    def policy(self) -> Model:
         """The copy that samples."""
         weights = abstract_model(self.model, self.config.compute_dtype)
         return abstract(weights, ROLLOUT_RULES, self.meshes.rollout)

@@ -12,9 +12,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from vr1_jax.data.prompts import ANSWER_FORM, EVALUATION_TAGS, PONDER, TRAINING_TAGS
 from vr1_jax.files import write_json
 from vr1_jax.models.config import ModelConfig, TextConfig, VisionConfig
-from vr1_jax.models.qwen25vl import abstract_model
+from vr1_jax.models.families import abstract_model, family_of
 from vr1_jax.tools.world.scenes import ORDERED, STILL
-from vr1_jax.weights.mapping import rules
 from vr1_jax.weights.safetensors_writer import ShardWriter
 from vr1_jax.weights.tree import parameter_shapes
 
@@ -44,6 +43,7 @@ _TOKENS = {
     "video_token": IDS["<|video_pad|>"],
     "vision_start_token": IDS["<|vision_start|>"],
     "vision_end_token": IDS["<|vision_end|>"],
+    "model_type": "qwen2_5_vl",
 }
 
 CHAT_TEMPLATE = """\
@@ -239,7 +239,7 @@ def write_random_model(directory: Path, config: ModelConfig, dtype: np.dtype, se
     shapes = parameter_shapes(abstract_model(config))
     tensors = {
         key: rule.published_shape(rule.layer_shape(shapes[rule.path]))
-        for rule in rules(config)
+        for rule in family_of(config).rules(config)
         for key in rule.keys(shapes[rule.path])
     }
     writer = ShardWriter(directory, tensors, dtype, max_bytes=5 * 10**9)

@@ -1,0 +1,193 @@
+"""The protocol of a model family, and the entry points that every family shares.
+
+    forward               prompt tokens -> hidden states            parity tests
+    forward_completions   one prompt, G completions -> hidden       losses: the prompt is computed once
+    prefill               prompt tokens -> last hidden state, keys and values
+    decode                one token of every completion -> hidden   sampling
+
+Hidden states come back normalised; `logits` turns the ones that matter into vocabulary scores.
+
+A family is a subclass of `Model`: how its config.json is read, what its parameters are called in published
+files, its vision tower and its decoder block. `families` lists them.
+"""
+
+import contextlib
+import itertools
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from vr1_jax.models import attention, layers, text
+from vr1_jax.models.config import ModelConfig
+from vr1_jax.models.mapping import Rule
+from vr1_jax.types import KVCache, Prompt, PromptCache
+
+
+class Model(nnx.Module):
+    """Parameters of both towers, and the config they were built from (static: part of the tree's structure)."""
+
+    MODEL_TYPE: ClassVar[str]  # in config.json
+    NAME: ClassVar[str]  # for messages
+    ARCHITECTURE: ClassVar[str]  # of transformers, for exports without one
+
+    config: ModelConfig
+    text: text.Text
+    vision: nnx.Module
+
+    @classmethod
+    @abstractmethod
+    def parse_config(cls, hf: dict[str, Any]) -> ModelConfig:
+        """From the content of config.json; UsageError names a field that cannot be."""
+
+    @classmethod
+    @abstractmethod
+    def rules(cls, config: ModelConfig) -> tuple[Rule, ...]:
+        """Every parameter with its published name."""
+
+    @classmethod
+    @abstractmethod
+    def published_name(cls, key: str) -> str:
+        """The published spelling of a name in a file that may spell it otherwise."""
+
+    @abstractmethod
+    def visual_units(self, prompt: Prompt) -> Float[Array, "B U D"]:
+        """What the vision tower makes of the prompt's patches: one embedding for each visual token."""
+
+    @abstractmethod
+    def angles(self, positions: Int[Array, "B 3 S"]) -> Float[Array, "B S Hhalf"]:
+        """Rotary angles of the decoder."""
+
+    @abstractmethod
+    def block(self, layer: nnx.Module, x, angles, attend: text.Attend) -> tuple[Float[Array, "B S D"], Any]:
+        """One layer of the decoder; `attend` is what the entry points differ in."""
+
+
+def computing_in(dtype: DTypeLike) -> contextlib.AbstractContextManager:
+    """Around everything that is traced for arithmetic in this dtype: float32 that is float32 on accelerators too,
+    which multiply its factors in 10 or 7 bits unless told not to."""
+    if jnp.dtype(dtype) == jnp.float32:
+        return jax.default_matmul_precision("highest")
+    return contextlib.nullcontext()
+
+
+def embed_prompt(model: Model, prompt: Prompt) -> Float[Array, "B T D"]:
+    """Token embeddings, with visual units in the slots that ask for one."""
+    units = model.visual_units(prompt)
+    words = text.embed_tokens(model.text, prompt.tokens)
+    filled = jnp.take_along_axis(units, jnp.maximum(prompt.visual_slots, 0)[..., None], axis=1)
+    return jnp.where((prompt.visual_slots >= 0)[..., None], filled, words)
+
+
+def forward(model: Model, prompt: Prompt) -> Float[Array, "B T D"]:
+    def attend(q, k, v):
+        return attention.causal(q, k, v, prompt.mask), None
+
+    hidden, _ = _decoder(model, embed_prompt(model, prompt), prompt.positions, attend)
+    return hidden
+
+
+def forward_completions(
+    model: Model, prompt: Prompt, tokens: Int[Array, "B G C"]
+) -> tuple[Float[Array, "B T D"], Float[Array, "B G C D"]]:
+    """Hidden states of the prompt, and those from which each completion token is predicted.
+
+    Prompt and completions travel as one sequence [T + G*C], so every matmul sees them together; only
+    attention takes them apart. The first token of a completion is predicted by the last of the prompt.
+    """
+    batch, groups, length = tokens.shape
+    prompt_length = prompt.tokens.shape[1]
+    words = text.embed_tokens(model.text, tokens.reshape(batch, -1))
+    x = jnp.concatenate([embed_prompt(model, prompt), words], axis=1)
+    offsets = jnp.tile(jnp.arange(length), groups)
+    after = jnp.broadcast_to((prompt.next_position[:, None] + offsets)[:, None], (batch, 3, groups * length))
+    positions = jnp.concatenate([prompt.positions, after], axis=2)
+
+    def attend(q, k, v):
+        (q_prompt, q), (k_prompt, k), (v_prompt, v) = (_take_apart(x, prompt_length, groups) for x in (q, k, v))
+        seen = attention.causal(q_prompt, k_prompt, v_prompt, prompt.mask)
+        out = attention.grouped(q, k, v, k_prompt, v_prompt, prompt.mask)
+        return jnp.concatenate([seen, out.reshape(batch, groups * length, *out.shape[3:])], axis=1), None
+
+    hidden, _ = _decoder(model, x, positions, attend)
+    of_prompt, of_completions = _take_apart(hidden, prompt_length, groups)
+    first = jnp.broadcast_to(of_prompt[:, None, -1:], (batch, groups, 1, hidden.shape[-1]))
+    return of_prompt, jnp.concatenate([first, of_completions[:, :, :-1]], axis=2)
+
+
+def prefill(model: Model, prompt: Prompt) -> tuple[Float[Array, "B D"], PromptCache]:
+    """The last hidden state, from which the first token is sampled, and what completions attend to."""
+
+    def attend(q, k, v):
+        return attention.causal(q, k, v, prompt.mask), attention.as_cached(k, v)
+
+    hidden, (keys, values) = _decoder(model, embed_prompt(model, prompt), prompt.positions, attend)
+    return hidden[:, -1], PromptCache(keys, values, prompt.mask, prompt.next_position)
+
+
+def decode(
+    model: Model,
+    prompts: Sequence[PromptCache],
+    groups: tuple[int, ...],
+    cache: KVCache,
+    tokens: Int[Array, "B rows"],
+    step: Int[Array, ""],
+) -> tuple[Float[Array, "B rows D"], KVCache]:
+    """Feed token number `step` of every completion; the hidden state predicts the next one.
+
+    The first groups[0] rows of each batch element continue prompts[0], the next groups[1] continue prompts[1]:
+    ordered and shuffled frames share every matmul, and each weight is read once for both.
+
+    The cache travels in the scan's carry: as scanned input and output it would be copied whole each token.
+    """
+    batch, rows = tokens.shape
+    bounds = list(itertools.accumulate(groups))[:-1]
+    starts = [jnp.broadcast_to(p.next_position[:, None], (batch, g)) for p, g in zip(prompts, groups, strict=True)]
+    positions = jnp.broadcast_to((jnp.concatenate(starts, 1) + step)[:, None], (batch, 3, rows))
+    angles = model.angles(positions)
+
+    def body(carry, inputs):
+        x, cache = carry
+        layer, memories, index = inputs
+
+        def attend(q, k, v):
+            q = q[:, :, None]
+            new = attention.write(cache, k, v, index, step)
+            by_group = [jnp.split(x, bounds, axis=1) for x in (q, new.keys[index], new.values[index])]
+            outs = [
+                attention.decode(*qkv, *memory, prompt.mask, step)
+                for *qkv, memory, prompt in zip(*by_group, memories, prompts, strict=True)
+            ]
+            return jnp.concatenate(outs, axis=1)[:, :, 0], new
+
+        return model.block(layer, x, angles, attend), None
+
+    per_layer = (model.text.layers, [(p.keys, p.values) for p in prompts], jnp.arange(model.config.text.layers))
+    (x, cache), _ = jax.lax.scan(body, (text.embed_tokens(model.text, tokens), cache), per_layer)
+    return layers.rms_norm(x, model.text.norm[...], model.config.text.norm_eps), cache
+
+
+def logits(model: Model, hidden: Float[Array, "*rows D"]) -> Float[Array, "*rows V"]:
+    return text.logits(model.text, hidden)
+
+
+def _decoder(model: Model, x, positions, attend: text.Attend):
+    angles = model.angles(positions)
+
+    @jax.checkpoint
+    def body(x, layer):
+        return model.block(layer, x, angles, attend)
+
+    x, extras = jax.lax.scan(body, x, model.text.layers)
+    return layers.rms_norm(x, model.text.norm[...], model.config.text.norm_eps), extras
+
+
+def _take_apart(x, prompt_length: int, groups: int):
+    """[B, T + G*C, ...] -> [B, T, ...] and [B, G, C, ...]."""
+    rest = x[:, prompt_length:]
+    return x[:, :prompt_length], rest.reshape(x.shape[0], groups, -1, *x.shape[2:])
