@@ -1,12 +1,15 @@
 # make demo    set up an environment and run the main job on built-in data
 # make test    set up an environment and run the whole test suite
-# Both need Python 3.11 or newer and nothing else. PYTHON=python3.12 chooses another interpreter.
+# make quick   the same, without the files of tests that take long: under two minutes, for every change
+# All need Python 3.11 or newer and nothing else. PYTHON=python3.12 chooses another interpreter.
+#
+# make test measures each file of tests and keeps the list of slow ones, tests/slow_files.txt; commit it when it changes.
 
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 
-.PHONY: demo test
+.PHONY: demo test quick
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -15,7 +18,11 @@ demo: $(VENV)/installed
 test: $(VENV)/installed-test
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(RUN) -m pytest
+	$(RUN) -m pytest --measure
+
+quick: $(VENV)/installed-test
+	$(RUN) -m ruff check .
+	$(RUN) -m pytest --quick
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed" if sys.version_info < (3, 11) else 0)'

@@ -25,8 +25,8 @@ Exit code: 0 done, 1 failed or nothing kept, 2 wrong usage, 130 interrupted.
 import sys
 from dataclasses import dataclass
 
-from vr1_jax.arguments import check_directory
-from vr1_jax.command_line import keep_compiled_programs, parse, run
+from vr1_jax.arguments import check_directory, parse
+from vr1_jax.command_line import keep_compiled_programs, run
 
 
 @dataclass(frozen=True)

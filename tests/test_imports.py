@@ -14,23 +14,23 @@ ALLOWED = {
     "files": {"errors"},
     "progress": set(),
     "types": set(),
-    "command_line": BASE,
-    "config_files": BASE | {"command_line"},
+    "command_line": BASE | {"arguments"},
+    "config_files": BASE | {"arguments"},
     "sharding": BASE,
     "media": BASE,
     "rewards": BASE,
     "data": BASE | {"media"},
     "models": BASE | {"types", "sharding"},
     "weights": BASE | {"progress", "types", "sharding", "models"},
+    "arguments": BASE | {"media", "data", "weights"},
     "sampling": BASE | {"types", "sharding", "models"},
     "rl": BASE | {"types", "sharding", "models", "sampling", "rewards"},
     "config": BASE | {"config_files", "media", "data", "rewards", "sampling", "rl"},
 }
-CORE = {*ALLOWED, "training", "evaluation", "arguments"}
+CORE = {*ALLOWED, "training", "evaluation"}
 ALLOWED |= {
     "training": CORE - {"evaluation"},
     "evaluation": CORE - {"training"},
-    "arguments": CORE,
     "tools": CORE,
 }
 NEVER = {"torch", "torchvision", "scripts", "convert", "configs", "pickle"}

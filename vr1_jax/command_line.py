@@ -1,33 +1,26 @@
-"""What the commands share: their arguments by tyro, exit codes, and one line for a mistake.
+"""What the commands share: exit codes, one line for a mistake, Ctrl-C at any moment.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted. Nothing slow is imported here, so
 that `--help` answers at once.
 """
 
 import contextlib
-import dataclasses
-import io
 import os
-import re
 import signal
 import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import NoneType
-from typing import Any, NoReturn, TypeVar, get_args
+from typing import NoReturn
 
 import tyro
-from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
+from vr1_jax.arguments import parse
 from vr1_jax.errors import UsageError, UserError
 from vr1_jax.files import out_of_space
 
-Kind = TypeVar("Kind")
-
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
-RULES = ConstructorRegistry()
 
 
 def run_command(
@@ -55,70 +48,6 @@ def run_command(
         return _fail(name, f"{error}; --help lists what there is", error.exit_code)
     chosen, *rest = chosen if overrides else (chosen,)
     return run(name, lambda: work(chosen, *rest), out=getattr(chosen, "out", None), interrupted=interrupted)
-
-
-def parse(kind: type[Kind], words: Sequence[str], **settings: Any) -> Any:
-    """A dataclass read from a command line; what tyro or its own checks refuse is a UsageError of one line.
-
-    `settings` are tyro's; with return_unknown_args, the words left over come as the second of two.
-    """
-    settings |= {"args": list(words), "registry": RULES}
-    try:
-        with _captured_errors() as errors:
-            return tyro.cli(kind, **settings)
-    except SystemExit as stop:
-        if not stop.code:  # --help: once more, in the terminal's width
-            print(settings.get("description") or "")  # of which tyro would make a line of each paragraph
-            tyro.cli(kind, **settings | {"description": ""})
-        cause = stop
-        while cause := cause.__context__:
-            if isinstance(cause, UserError):  # of a dataclass's __post_init__
-                raise cause from None
-        raise UsageError(_read_box(errors.getvalue())) from None
-
-
-@contextlib.contextmanager
-def _captured_errors() -> Iterator[io.StringIO]:
-    """What tyro writes: plain, as it is no terminal, and in lines so long that no path is broken."""
-    columns = os.environ.get("COLUMNS")
-    os.environ["COLUMNS"] = "100000"
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as errors:
-            yield errors
-    finally:
-        del os.environ["COLUMNS"]
-        os.environ.update({} if columns is None else {"COLUMNS": columns})
-
-
-def _read_box(box: str) -> str:
-    """One line of tyro's several: a title, what is wrong, and help, between rules; arguments are indented."""
-    title, what, *more = re.split(r"^ +-+ *$", box, flags=re.MULTILINE)
-    named = [", ".join(re.findall(r"^ {6}(\S.*?) *$", section, re.MULTILINE)) for section in (what, *more)]
-    if "Required" in title:
-        return f"required: {named[0]}" + f"; unknown: {named[1]}" * ("Unrecognized" in more[0])
-    what = " ".join(what.split()).removeprefix("Error parsing ").rstrip(".")
-    what = re.sub(r"no type matching (.*) could be instantiated from (.*)\. Got errors.*", r"\2 is not \1", what)
-    similar = "Perhaps" in more[0] or "similar" in more[0]
-    return what + f"; is it {named[1]}?" * similar
-
-
-@RULES.primitive_rule
-def _read_optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
-    """`int | None` looks like an int in help and errors; the word None still means None."""
-    kinds = get_args(info.type)
-    if len(kinds) != 2 or NoneType not in kinds:
-        return None
-    (kind,) = (kind for kind in kinds if kind is not NoneType)
-    spec = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(kind, info.markers))
-    if not isinstance(spec, PrimitiveConstructorSpec) or spec.nargs != 1:
-        return None
-    return dataclasses.replace(
-        spec,
-        instance_from_str=lambda words: None if words == ["None"] else spec.instance_from_str(words),
-        is_instance=lambda value: value is None or spec.is_instance(value),
-        str_from_instance=lambda value: ["None"] if value is None else spec.str_from_instance(value),
-        choices=spec.choices and (*spec.choices, "None"),
-    )
 
 
 def run(name: str, work: Callable[[], int | None], *, out: Path | None = None, interrupted: str = "") -> int:

@@ -10,7 +10,7 @@ from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vr1_jax.command_line import parse
+from vr1_jax.arguments import parse
 from vr1_jax.errors import UsageError
 
 Kind = TypeVar("Kind")

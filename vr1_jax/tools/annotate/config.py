@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from vr1_jax.command_line import parse
+from vr1_jax.arguments import parse
 from vr1_jax.config_files import parse_config, read_config
 from vr1_jax.data.layout import PositionRule, TimeSpacing
 from vr1_jax.data.presentation import Presentation, read_presentation
