@@ -1,6 +1,5 @@
 """One benchmark from its command-line arguments: a table to read, and everything as JSON for the last line."""
 
-import argparse
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
@@ -22,7 +21,7 @@ _STAGES = {"sft": "sft", "rollout": "rl", "reference": "rl"}
 _OF_HOST = ("compile", "load", "data")  # which need no peaks to compare with
 
 
-def run(chosen: argparse.Namespace) -> dict[str, Any]:
+def run(chosen: Any) -> dict[str, Any]:
     """Measures, prints the table, and gives everything for the last line."""
     changes = {name: value for name in CHANGES if (value := getattr(chosen, name)) is not None}
     stage = _STAGES.get(chosen.what)
