@@ -116,6 +116,10 @@ def test_the_code_of_the_work_and_other_threads():
 class Inner:
     beta: float = 0.04
 
+    def __post_init__(self):
+        if self.beta < 0:
+            raise UsageError("beta is negative")
+
 
 @dataclass(frozen=True)
 class Arguments:
@@ -168,6 +172,7 @@ LONG = "/" + "/".join(["a" * 60] * 4)  # longer than a terminal is wide
         ("r --model m --answer-count 0", "--answer-count is 0; it must be at least 1"),
         ("r --model m --answer-count x", "--answer-count: invalid literal for int() with base 10: 'x'"),
         (f"r --model m --kind {LONG}", f"invalid choice '{LONG}' for argument"),
+        ("r --model m --grpo.beta -1", "grpo: beta is negative"),
         ("r --model m --grpo.beta x", "--grpo.beta: could not convert string to float: 'x'"),
         ("r --model m --pair 1", "--pair: ['1'] is not {None}|{INT INT}"),
         ("r --model m --kind text", "invalid choice 'text' for argument '--kind'. Expected one of ('video', "),

@@ -33,3 +33,10 @@ def test_commands_are_accepted(page, monkeypatch, capsys):
 
 def test_there_are_some():
     assert sum(len(shown(page)) for page in PAGES) > 20
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_pages_name_exist(page):
+    named = re.findall(r"\b(?:vr1_jax|scripts|convert|configs|docs|tests)/[\w/]+\.\w+", page.read_text("utf-8"))
+    missing = {name for name in named if not (REPOSITORY / name).exists()} - {"configs/NAME.py"}
+    assert missing == set()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from vr1_jax.errors import UsageError, UserError
+from vr1_jax.errors import UsageError
 
 if TYPE_CHECKING:
     from vr1_jax.data.presentation import Presentation
@@ -38,11 +38,8 @@ def parse(kind: type[Kind], words: Sequence[str], **settings: Any) -> Any:
         if not stop.code:  # --help: once more, in the terminal's width
             print(settings.get("description") or "")  # of which tyro would make a line of each paragraph
             tyro.cli(kind, **settings | {"description": ""})
-        cause = stop
-        while cause := cause.__context__:
-            if isinstance(cause, UserError):  # of a dataclass's __post_init__
-                raise cause from None
-        raise UsageError(_read_box(errors.getvalue())) from None
+        message = _read_box(errors.getvalue())
+        raise UsageError(message.removeprefix(f"{kind.__name__}: ")) from None  # where its __post_init__ raised
 
 
 @contextlib.contextmanager
