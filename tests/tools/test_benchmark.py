@@ -69,9 +69,7 @@ def test_inputs_are_those_that_the_programs_take(stage):
 
 
 def costs(peaks, **changes):
-    subject = of_size("3b", **changes)
-    tensor = subject.config.mesh.rollout_tensor
-    return device.costs(subject.outline.model, subject.work, peaks, dtype="bfloat16", rollout_tensor=tensor)
+    return device.costs(of_size("3b", **changes).outline, peaks)
 
 
 def test_floor_of_decoding_is_reading_or_arithmetic():

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from vr1_jax.config_files import to_json
 from vr1_jax.models.base import computing_in
 from vr1_jax.tools.benchmark import sizes
 from vr1_jax.tools.benchmark.device import Cost, Peaks, costs, describe, measure_peaks, peak_memory
@@ -22,7 +23,7 @@ _OF_HOST = ("compile", "load", "data")  # which need no peaks to compare with
 
 
 def run(chosen: Any) -> dict[str, Any]:
-    """Measures, prints the table, and gives everything for the last line."""
+    """Measures what scripts/bench.py is asked for, prints the table, and gives everything for the last line."""
     changes = {name: value for name in CHANGES if (value := getattr(chosen, name)) is not None}
     stage = _STAGES.get(chosen.what)
     if chosen.config:
@@ -31,7 +32,7 @@ def run(chosen: Any) -> dict[str, Any]:
         subject = sizes.of_size(chosen.size or "tiny", stage, **changes)
     if chosen.model:
         subject = dataclasses.replace(subject, model=chosen.model)
-    config, work, mesh = subject.config, subject.work, subject.config.mesh
+    config, work = subject.config, subject.work
     result = {
         "benchmark": chosen.what,
         **describe(),
@@ -39,10 +40,7 @@ def run(chosen: Any) -> dict[str, Any]:
             "name": subject.name,
             "model": dataclasses.asdict(subject.outline.model),
             "work": dataclasses.asdict(work),
-            "dtype": config.compute_dtype,
-            "microbatches": config.microbatches,
-            "tensor": mesh.tensor,
-            "rollout_tensor": mesh.rollout_tensor,
+            "config": to_json(config),
         },
     }
     with computing_in(config.compute_dtype):
@@ -55,8 +53,7 @@ def run(chosen: Any) -> dict[str, Any]:
     floors: dict[str, Cost] = {}
     if peaks:
         result["peaks"] = dataclasses.asdict(peaks)
-        dtype, tensor = config.compute_dtype, mesh.rollout_tensor
-        floors = costs(subject.outline.model, work, peaks, dtype=dtype, rollout_tensor=tensor)
+        floors = costs(subject.outline, peaks)
     result["phases"] = {name: _phase(t, floors.get(name), peaks) for name, t in measured.timings.items()}
     result["rates"] = measured.rates
     result["peak_memory_bytes"] = peak_memory()

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from vr1_jax.models import flops
-from vr1_jax.models.config import ModelConfig
 from vr1_jax.models.flops import Workload
+from vr1_jax.tools.plan.programs import Outline
 
 _IN_A_ROW = 5
 
@@ -69,14 +69,15 @@ def peak_memory() -> int:
     return max(peaks) or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def costs(model: ModelConfig, work: Workload, peaks: Peaks, *, dtype: str, rollout_tensor: int) -> dict[str, Cost]:
+def costs(outline: Outline, peaks: Peaks) -> dict[str, Cost]:
     """By phase. `prompts` and `decode` are the parts of `rollout`."""
+    model, work = outline.model, outline.workload(*outline.buckets[0])
 
     def compute(count: int, moved: int = 0) -> Cost:
         return Cost(count, moved, count / peaks.flops + moved / peaks.bytes)
 
     read = compute(flops.rollout(model, replace(work, answer=1)))
-    decode = _decode(model, work, peaks, width=jnp.dtype(dtype).itemsize, rollout_tensor=rollout_tensor)
+    decode = _decode(outline, work, peaks)
     return {
         "prompts": read,
         "decode": decode,
@@ -86,9 +87,10 @@ def costs(model: ModelConfig, work: Workload, peaks: Peaks, *, dtype: str, rollo
     }
 
 
-def _decode(model: ModelConfig, work: Workload, peaks: Peaks, *, width: int, rollout_tensor: int) -> Cost:
+def _decode(outline: Outline, work: Workload, peaks: Peaks) -> Cost:
     """Every token takes the longer of its arithmetic and its reading; each copy of the weights is read."""
-    copies = max(peaks.devices // rollout_tensor, 1)
+    model, width = outline.model, jnp.dtype(outline.config.compute_dtype).itemsize
+    copies = max(peaks.devices // outline.config.mesh.rollout_tensor, 1)
     share = replace(work, prompts=-(-work.prompts // copies))
     written = range(1, work.answer)
     count = np.array([flops.decode(model, work, slots) for slots in written], float)

@@ -87,10 +87,7 @@ def planned_model(config: TrainConfig) -> tuple[ModelConfig, str]:
 
 
 def make_plan(
-    config: TrainConfig,
-    model: ModelConfig,
-    target: Target,
-    seen: dict[bytes, Sizes] | None = None,
+    config: TrainConfig, model: ModelConfig, target: Target, seen: dict[bytes, Sizes] | None = None
 ) -> Plan:
     """`seen` carries sizes of programs from plan to plan, by what their text hashes to: configs share them."""
     meshes = setup.make_meshes(config)

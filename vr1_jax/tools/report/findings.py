@@ -18,7 +18,6 @@ NOISE = 2.0  # standard errors below which a difference says nothing
 
 @dataclass(frozen=True)
 class Finding:
-    question: str
     verdict: str
     headline: str
     details: tuple[str, ...]
@@ -46,7 +45,7 @@ class Mean:
 
 
 def find(run: Run, columns: Columns) -> list[dict[str, Any]]:
-    return [asdict(finding(run, columns)) for finding in (_learning, _order, _hacking, _broken)]
+    return [{"question": question, **asdict(answer(run, columns))} for question, answer in _QUESTIONS.items()]
 
 
 def edges(columns: Columns, name: str) -> tuple[Mean, Mean] | None:
@@ -63,7 +62,7 @@ def _mean(values: list[float]) -> Mean:
 
 
 def _learning(run: Run, columns: Columns) -> Finding:
-    question, details = "Is it learning?", []
+    details = []
     for name, label in (("accuracy", "Accuracy while training"), ("reward", "Reward"), ("loss", "Loss")):
         if (ends := edges(columns, name)) and (name != "loss" or "reward" not in columns):
             details.append(f"{label}: {ends[0]} in the first steps, {ends[1]} in the last.")
@@ -72,13 +71,13 @@ def _learning(run: Run, columns: Columns) -> Finding:
         headline = f"Held-out accuracy {held[0]} → {held[1]}"
         if run.before:
             details.insert(0, "The first number is of the model that it started from.")
-        return Finding(question, BY_SIGN[change.sign], headline, tuple(details), "heldout_accuracy")
+        return Finding(BY_SIGN[change.sign], headline, tuple(details), "heldout_accuracy")
     name, better = ("accuracy", 1) if "accuracy" in columns else ("loss", -1)
     if (ends := edges(columns, name)) is None:
-        return Finding(question, UNKNOWN, "Too few steps to tell", tuple(details), name)
+        return Finding(UNKNOWN, "Too few steps to tell", tuple(details), name)
     sign = better * (ends[1] - ends[0]).sign
     headline = f"{name.capitalize()} {ends[0].value:.3g} → {ends[1].value:.3g}"
-    return Finding(question, BY_SIGN[sign], headline, (*details, "Held-out accuracy is not measured twice."), name)
+    return Finding(BY_SIGN[sign], headline, (*details, "Held-out accuracy is not measured twice."), name)
 
 
 def heldout(run: Run, columns: Columns) -> tuple[Mean, Mean] | None:
@@ -90,12 +89,11 @@ def heldout(run: Run, columns: Columns) -> tuple[Mean, Mean] | None:
 
 
 def _order(run: Run, columns: Columns) -> Finding:
-    question = "Does the order of frames matter?"
     if "temporal_gap" not in columns:
-        return Finding(question, UNKNOWN, "Not measured", ("No shuffled frames were asked about.",), None)
+        return Finding(UNKNOWN, "Not measured", ("No shuffled frames were asked about.",), None)
     ends = edges(columns, "temporal_gap")
     if ends is None:
-        return Finding(question, UNKNOWN, "Too few steps to tell", (), "temporal_gap")
+        return Finding(UNKNOWN, "Too few steps to tell", (), "temporal_gap")
     first, last = ends
     details = [f"In the first steps the difference was {first}."]
     if signal := edges(columns, "temporal_signal"):
@@ -107,20 +105,19 @@ def _order(run: Run, columns: Columns) -> Finding:
         seeing = _present(columns, "heldout_accuracy")
         details.append(f"Held out, with every frame blanked: {blind[-1]:.2f}, seeing: {seeing[-1]:.2f}.")
     words = {1: "Ordered frames score better", 0: "No clear difference", -1: "Shuffled frames score better"}
-    return Finding(question, BY_SIGN[last.sign], f"{words[last.sign]}: {last}", tuple(details), "temporal_gap")
+    return Finding(BY_SIGN[last.sign], f"{words[last.sign]}: {last}", tuple(details), "temporal_gap")
 
 
 def _hacking(run: Run, columns: Columns) -> Finding:
-    question = "Is it hacking the reward?"
     if "reward" not in columns:
-        return Finding(question, UNKNOWN, "Nothing is rewarded in this stage", (), None)
+        return Finding(UNKNOWN, "Nothing is rewarded in this stage", (), None)
     signs = list(_signs_of_hacking(run, columns))
     if edges(columns, "reward") is None:
-        return Finding(question, UNKNOWN, "Too few steps to tell", tuple(signs), "length")
+        return Finding(UNKNOWN, "Too few steps to tell", tuple(signs), "length")
     if not signs:
         calm = "Reward goes with accuracy; length, entropy and variety of answers are steady."
-        return Finding(question, GOOD, "No sign of it", (calm,), "length")
-    return Finding(question, WATCH, _to_look_at(signs), tuple(signs), "length")
+        return Finding(GOOD, "No sign of it", (calm,), "length")
+    return Finding(WATCH, _to_look_at(signs), tuple(signs), "length")
 
 
 def _signs_of_hacking(run: Run, columns: Columns) -> Iterator[str]:
@@ -146,15 +143,14 @@ def _signs_of_hacking(run: Run, columns: Columns) -> Iterator[str]:
 
 
 def _broken(run: Run, columns: Columns) -> Finding:
-    question = "Is anything broken?"
     drawn = "sampler_gap_mean" if "sampler_gap_mean" in columns else "grad_norm"
     bad, watch = list(_faults(run, columns)), list(_oddities(run, columns))
     if found := (*bad, *watch):
-        return Finding(question, BAD if bad else WATCH, _to_look_at(found), found, drawn)
+        return Finding(BAD if bad else WATCH, _to_look_at(found), found, drawn)
     calm = ["Every update was finite."]
     if gaps := _present(columns, "sampler_gap_mean"):
         calm.append(f"Sampler and trainer differ by {statistics.median(gaps):.2g} nats a token.")
-    return Finding(question, GOOD, "Nothing seen", tuple(calm), drawn)
+    return Finding(GOOD, "Nothing seen", tuple(calm), drawn)
 
 
 def _to_look_at(things: Sequence[str]) -> str:
@@ -195,3 +191,11 @@ def _oddities(run: Run, columns: Columns) -> Iterator[str]:
     planned = run.setting("steps", 0)
     if isinstance(planned, int) and steps[-1] + 1 < planned:
         yield f"The run stands at step {steps[-1] + 1} of {planned}."
+
+
+_QUESTIONS = {
+    "Is it learning?": _learning,
+    "Does the order of frames matter?": _order,
+    "Is it hacking the reward?": _hacking,
+    "Is anything broken?": _broken,
+}

@@ -199,11 +199,4 @@ def _strip(frames: np.ndarray, indices: list[int], seconds: list[float]) -> dict
     file = io.BytesIO()
     strip.save(file, "WEBP", quality=QUALITY, method=4)
     webp = base64.b64encode(file.getvalue()).decode("ascii")
-    return {
-        "webp": webp,
-        "count": count,
-        "width": width,
-        "height": height,
-        "indices": indices,
-        "seconds": seconds,
-    }
+    return {"webp": webp, "count": count, "width": width, "height": height, "indices": indices, "seconds": seconds}

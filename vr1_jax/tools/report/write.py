@@ -48,12 +48,7 @@ class Written:
 
 
 def write_report(
-    run: Path,
-    out: Path,
-    *,
-    force: bool = False,
-    megabytes: float = MEGABYTES,
-    media_root: Path | None = None,
+    run: Path, out: Path, *, force: bool = False, megabytes: float = MEGABYTES, media_root: Path | None = None
 ) -> Written:
     """The report of a run's directory as one HTML file.
 
