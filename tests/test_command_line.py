@@ -13,6 +13,7 @@ from typing import Literal
 
 import pytest
 import tyro
+from commands import REPOSITORY
 
 from vr1_jax import command_line
 from vr1_jax.arguments import check_at_least
@@ -204,3 +205,26 @@ def test_what_is_left_over_overrides_a_config():
     code, (chosen, rest) = run("r --model m --config f --data.frames 3 --help", overrides=True)
     assert (code, chosen) == (0, Arguments(Path("r"), Path("m")))
     assert rest == ["--config", "f", "--data.frames", "3", "--help"]
+
+
+WATCH = """
+import runpy, sys
+sys.argv = [{script!r}, "--help"]
+try:
+    runpy.run_path({script!r}, run_name="__main__")
+finally:
+    assert "jax" not in sys.modules
+"""
+
+
+@pytest.mark.parametrize(
+    "script",
+    sorted([*REPOSITORY.glob("scripts/*.py"), *REPOSITORY.glob("convert/*.py")]),
+    ids=lambda path: path.stem,
+)
+def test_help_does_not_wait_for_jax(script):
+    if script.stem == "config_reference":
+        pytest.skip("has no arguments")
+    done = subprocess.run([sys.executable, "-c", WATCH.format(script=str(script))], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--help" in done.stdout

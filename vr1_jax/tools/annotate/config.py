@@ -17,7 +17,6 @@ from vr1_jax.errors import UsageError
 from vr1_jax.media.frames import IMAGE_BUDGET, TRAINING_BUDGET, FrameBudget, ImageBudget
 from vr1_jax.sampling.settings import SamplingConfig
 from vr1_jax.tools.annotate.rules import KeepRules
-from vr1_jax.weights.checkpoint_dir import assets_directory
 
 
 @dataclass(frozen=True)
@@ -63,6 +62,8 @@ class AnnotateConfig:
 def load_annotate_config(path: str | None, overrides: Sequence[str], **settings: Any) -> AnnotateConfig:
     """Of a file and a command line; what neither names is as the model was trained. `settings` are tyro's."""
     chosen = parse_config(AnnotateConfig, path, overrides, **settings)
+    from vr1_jax.weights.checkpoint_dir import assets_directory  # jax, which --help does without
+
     trained = read_presentation(assets_directory(chosen.model))
     untold = AnnotateConfig(chosen.model, chosen.records, chosen.media_root, chosen.out)
     in_file = untold if path is None else read_config(Path(path), AnnotateConfig)
