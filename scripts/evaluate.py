@@ -23,7 +23,7 @@ from vr1_jax.command_line import keep_compiled_programs, run_command
 from vr1_jax.errors import UsageError
 
 if TYPE_CHECKING:
-    from vr1_jax.evaluation.benchmark_run import Evaluation
+    from vr1_jax.evaluation.run import Evaluation
 
 NEEDED = ("model", "annotations", "media_root", "frames", "out")
 AS_CHOSEN = (
@@ -77,7 +77,7 @@ class Arguments(Asking):
 
 def evaluation_of(chosen: Arguments) -> "Evaluation":
     from vr1_jax.data.ahead import cpu_count
-    from vr1_jax.evaluation.benchmark_run import Evaluation
+    from vr1_jax.evaluation.run import Evaluation
     from vr1_jax.sampling.settings import SamplingConfig
 
     sampling = SamplingConfig(
@@ -95,8 +95,8 @@ def work(chosen: Arguments) -> None:
     if chosen.compare:
         return compare_files(chosen.compare, chosen.json)
     keep_compiled_programs()
-    from vr1_jax.evaluation.benchmark_run import check_media, evaluate, timing_path
-    from vr1_jax.evaluation.chat_model import OutOfDeviceMemory
+    from vr1_jax.evaluation.chat import OutOfDeviceMemory
+    from vr1_jax.evaluation.run import check_media, evaluate, timing_path
     from vr1_jax.files import check_output_file
     from vr1_jax.tools.compare.tables import result_table
 

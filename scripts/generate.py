@@ -26,11 +26,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from vr1_jax.data.collate import EncodedPrompt
+    from vr1_jax.data.encode import View
     from vr1_jax.data.prompts import PromptStyle
     from vr1_jax.data.tokenizer import ChatTokenizer
-    from vr1_jax.evaluation.asking import Answer, Answers
-    from vr1_jax.evaluation.chat_model import ChatModel
-    from vr1_jax.evaluation.prompting import View
+    from vr1_jax.evaluation.chat import Answer, Partial
     from vr1_jax.sampling.settings import SamplingConfig
 
 TOKENS_PER_PIECE = 4
@@ -99,36 +98,26 @@ def messages(chosen: Arguments, kind: str, style: "PromptStyle") -> list[dict]:
     return [{"role": "user", "content": [*media, {"type": "text", "text": question}]}]
 
 
-def look(chosen: Arguments, kind: str, chat: "ChatModel") -> "View | None":
-    if kind == "text":
-        return None
-    from vr1_jax.evaluation.prompting import view_media
-    from vr1_jax.media.reader import MediaReader
-
-    with MediaReader(unit=chat.geometry.unit) as reader:
-        asked = chat.presentation
-        return view_media(reader, kind, chosen.image or chosen.video, chat.geometry, asked.frames, asked.images)
-
-
 def ask(chosen: Arguments) -> None:
     keep_compiled_programs()
     config = sampling_config(chosen)
     for path in (chosen.model, chosen.video, chosen.image):
         if path is not None and not path.exists():
             raise FileNotFoundError(errno.ENOENT, "no such file or directory", str(path))
-    from vr1_jax.evaluation.asking import answers
-    from vr1_jax.evaluation.chat_model import load_chat_model
-    from vr1_jax.evaluation.prompting import encode_messages
+
+    from vr1_jax.evaluation.chat import load_chat_model, stream_answers
+    from vr1_jax.media.reader import MediaReader
 
     kind = kind_of(chosen)
     chat = load_chat_model(chosen.model, presentation=chosen.presentation(chosen.model))
-    view = look(chosen, kind, chat)
-    prompt = encode_messages(
-        messages(chosen, kind, chat.presentation.style), chat.tokenizer, view, chat.geometry.merge
-    )
+    view, encoder = None, chat.encoder
+    if kind != "text":
+        with MediaReader(unit=encoder.geometry.unit) as reader:
+            view = encoder.view(kind, chosen.image or chosen.video, reader)
+    prompt = encoder.encode(messages(chosen, kind, encoder.style), view)
     streams = sys.stdout.isatty() and not chosen.json
     started = time.perf_counter()
-    states = answers(
+    states = stream_answers(
         chat, prompt, config, n=chosen.n, seed=chosen.seed, every=TOKENS_PER_PIECE if streams else None
     )
     if streams:
@@ -139,15 +128,15 @@ def ask(chosen: Arguments) -> None:
     found = state.finish(chat.tokenizer)
     if chosen.json:
         seconds = time.perf_counter() - started
-        media = None if view is None else describe(chosen.image or chosen.video, view, chat.geometry.patch)
+        media = None if view is None else describe(chosen.image or chosen.video, view, encoder.geometry.patch)
         print(json.dumps(report(chosen, config, prompt, media, found, seconds), ensure_ascii=False))
     else:
         print_answers(found)
 
 
-def text_pieces(states: "Iterator[Answers]", tokenizer: "ChatTokenizer", n: int) -> "Iterator[str]":
+def text_pieces(states: "Iterator[Partial]", tokenizer: "ChatTokenizer", n: int) -> "Iterator[str]":
     """What `print_answers` prints, as it is written: all answers grow at once, one is shown after the other."""
-    from vr1_jax.evaluation.asking import TextStream
+    from vr1_jax.evaluation.chat import TextStream
 
     row, stream = 0, TextStream(tokenizer)
     yield title(row, n)
@@ -192,7 +181,7 @@ def report(
 
 def describe(path: Path, view: "View", patch: int) -> dict[str, Any]:
     """What the model saw."""
-    return {"path": str(path)} | view.seen(patch)
+    return {"path": str(path)} | view.describe(patch)
 
 
 def kind_of(chosen: Arguments) -> str:

@@ -50,10 +50,10 @@ class Witness:
         return clip
 
     def describe(self, encoded: "Encoded") -> str:
-        if encoded.frames is None:
+        if encoded.view is None:
             return "none"
         (block,) = encoded.prompt.blocks
-        count, height, width, _ = encoded.frames.shape
+        count, height, width, _ = encoded.view.frames.shape
         if not self.clips:
             return f"image, {width}x{height} after resizing"
         (clip,) = self.clips

@@ -38,8 +38,8 @@ def work(chosen: Arguments) -> int:
     check_directory("--media-root", chosen.media_root)
     asked = chosen.presentation(chosen.model)
     from vr1_jax.data.records import RecordError
-    from vr1_jax.evaluation.chat_model import load_chat_model
-    from vr1_jax.evaluation.score_file import read_records, score_file
+    from vr1_jax.evaluation.chat import load_chat_model
+    from vr1_jax.evaluation.likelihood import read_records, score_file
     from vr1_jax.files import check_output_file, whole_file
     from vr1_jax.progress import Progress
 

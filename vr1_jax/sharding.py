@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -110,6 +112,20 @@ def constrain(tree: Any, rules: Rules) -> Any:
 
 def reshard(tree: Any, rules: Rules, mesh: Mesh) -> Any:
     return jax.device_put(tree, shardings(tree, rules, mesh))
+
+
+def place_rows(tree: Any, mesh: Mesh | None) -> Any:
+    """Global arrays, split by rows, from the rows of this process; without a mesh on the first device."""
+    if mesh is None:
+        return jax.tree.map(jnp.asarray, tree)
+    sharding = batch_sharding(mesh)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), tree)
+
+
+def local_rows(x: jax.Array) -> np.ndarray:
+    """The rows of a batch-sharded array that this process holds, in order, each once."""
+    by_start = {(shard.index[0].start or 0): shard.data for shard in x.addressable_shards}
+    return np.concatenate([np.asarray(by_start[start]) for start in sorted(by_start)])
 
 
 def _is_param(node: Any) -> bool:

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from serving import own_standard_output, serve
 
-from vr1_jax.rl.experience import place, place_rows
-from vr1_jax.sharding import TRAIN_RULES, reshard
+from vr1_jax.sampling.sampler import place_prompt
+from vr1_jax.sharding import TRAIN_RULES, place_rows, reshard
 from vr1_jax.tools.benchmark import inputs, sizes
 from vr1_jax.tools.benchmark.measure import Stepper
 from vr1_jax.tools.plan.programs import Outline, programs
@@ -68,7 +68,7 @@ def _given(given, outline: Outline):
     tokens = given["answers"][None].astype(np.int32)
     logps, stopped = np.zeros(tokens.shape, np.float32), np.zeros(tokens.shape[:2], bool)
     completion = Completion(*place_rows((tokens, np.ones_like(tokens, bool), logps, stopped), mesh))
-    return place(arrays, mesh), completion, place_rows(given["advantages"][None], mesh)
+    return place_prompt(arrays, mesh), completion, place_rows(given["advantages"][None], mesh)
 
 
 if __name__ == "__main__":

@@ -11,11 +11,10 @@ from hypothesis import strategies as st
 from vr1_jax.data.collate import EncodedPrompt
 from vr1_jax.data.layout import VisualBlock
 from vr1_jax.evaluation import answering
-from vr1_jax.evaluation.answering import Asking, answer_questions
-from vr1_jax.evaluation.asking import Answer
+from vr1_jax.evaluation.answering import Asking, Question, Questions, answer_questions
 from vr1_jax.evaluation.batching import Batcher
+from vr1_jax.evaluation.chat import Answer
 from vr1_jax.evaluation.journal import Journal
-from vr1_jax.evaluation.questions import Question, Questions
 from vr1_jax.progress import Progress
 from vr1_jax.sampling.settings import SamplingConfig
 

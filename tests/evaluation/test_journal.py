@@ -1,6 +1,8 @@
 """Whatever a kill leaves of a journal, a restart finds all that was finished and nothing else."""
 
 import json
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -10,6 +12,8 @@ from hypothesis import strategies as st
 
 from vr1_jax.errors import UserError
 from vr1_jax.evaluation.journal import Journal
+
+ROOT = Path(__file__).resolve().parents[2]
 
 SETTINGS = {"model": "a", "n": 4, "sizes": (1, 2)}
 JSON = st.recursive(
@@ -58,8 +62,14 @@ def test_nothing_done_leaves_nothing(tmp_path):
 
 
 def test_one_process_at_a_time(tmp_path):
-    with Journal(tmp_path / "journal", {}), pytest.raises(UserError, match="another process"):
-        Journal(tmp_path / "journal", {})
+    other = (
+        "import sys; from pathlib import Path; from vr1_jax.evaluation.journal import Journal\n"
+        "Journal(Path(sys.argv[1]), {})"
+    )
+    with Journal(tmp_path / "journal", {}):
+        command = [sys.executable, "-c", other, tmp_path / "journal"]
+        tried = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert "another process is writing it" in tried.stderr
 
 
 @pytest.mark.parametrize("line", [b"[1, 2]\n", b"{\n", b'{"number": "x"}\n', b"\xff\n", b"kept"])

@@ -5,8 +5,8 @@ import threading
 
 import pytest
 
+from vr1_jax.data.ahead import read_ahead
 from vr1_jax.errors import UsageError
-from vr1_jax.evaluation.prompting import read_ahead
 from vr1_jax.files import check_output_file, whole_file
 
 

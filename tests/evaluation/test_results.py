@@ -3,8 +3,8 @@
 import pytest
 
 from vr1_jax.evaluation.answering import kept
-from vr1_jax.evaluation.asking import Answer
 from vr1_jax.evaluation.benchmarks import recognise
+from vr1_jax.evaluation.chat import Answer
 from vr1_jax.evaluation.results import final_acc, result_of, summarize
 from vr1_jax.tools.compare.comparison import cause
 from vr1_jax.tools.compare.tables import result_table

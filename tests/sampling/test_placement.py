@@ -11,7 +11,7 @@ from reference_model import batch, mixed_cases
 
 from vr1_jax.data.collate import Bucket
 from vr1_jax.sampling.generate import Limits, Plan, generate, row_keys
-from vr1_jax.sampling.placement import rollout_params
+from vr1_jax.sampling.sampler import rollout_params
 from vr1_jax.sampling.settings import SamplingConfig
 from vr1_jax.sharding import ROLLOUT_RULES, TRAIN_RULES, abstract, batch_sharding, make_mesh, reshard
 

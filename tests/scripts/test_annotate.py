@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from vr1_jax.evaluation import answering
-from vr1_jax.evaluation.asking import Answer
+from vr1_jax.evaluation.chat import Answer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PIXELS = str(56 * 56)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from vr1_jax.evaluation import answering
-from vr1_jax.evaluation.benchmark_run import journal_path, timing_path
+from vr1_jax.evaluation.run import journal_path, timing_path
 
 LENGTH = 6
 BROKEN, MISSING = 2, 22  # how many records cannot be asked, and which of them has no file

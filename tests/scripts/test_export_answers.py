@@ -14,10 +14,9 @@ from reference_model import normalize
 from vr1_jax.data.collate import EncodedPrompt
 from vr1_jax.data.presentation import Presentation
 from vr1_jax.data.record_file import RecordFile
-from vr1_jax.evaluation.asking import batch_answers
+from vr1_jax.evaluation.answering import Questions
 from vr1_jax.evaluation.batching import Shape, Size
-from vr1_jax.evaluation.chat_model import ChatModel, load_chat_model
-from vr1_jax.evaluation.questions import Questions
+from vr1_jax.evaluation.chat import ChatModel, batch_answers, load_chat_model
 from vr1_jax.media.reader import MediaReader
 from vr1_jax.sampling.settings import SamplingConfig
 from vr1_jax.weights.conversion import hf_to_flax

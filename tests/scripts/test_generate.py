@@ -145,7 +145,7 @@ def tokenizer(tiny_model):
 
 
 def test_a_character_across_tokens_appears_whole(tokenizer):
-    from vr1_jax.evaluation.asking import TextStream
+    from vr1_jax.evaluation.chat import TextStream
 
     tokens = tokenizer.encode_text("é🐞 3 ≤ 4")
     assert len(tokens) > len("é🐞 3 ≤ 4")  # the small vocabulary spells these in bytes
@@ -159,7 +159,7 @@ def test_a_character_across_tokens_appears_whole(tokenizer):
 @given(data=st.data())
 def test_pieces_make_the_whole(tokenizer, data):
     """Any tokens, broken characters too, in steps of any length."""
-    from vr1_jax.evaluation.asking import TextStream
+    from vr1_jax.evaluation.chat import TextStream
 
     tokens = data.draw(st.lists(st.integers(0, len(tokenizer.hf) - 1) | st.integers(0, 255), max_size=30))
     cuts = sorted(data.draw(st.lists(st.integers(0, len(tokens)), max_size=8)))

@@ -4,7 +4,10 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import TypeVar
+
+from vr1_jax.media.reader import MediaReader
 
 Item = TypeVar("Item")
 Reader = TypeVar("Reader")
@@ -40,3 +43,16 @@ def work_ahead(
             yield pending.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def read_ahead(
+    work: Callable[[Item, MediaReader], Result],
+    items: Iterable[Item],
+    unit: int,
+    depth: int = 16,
+    workers: int | None = None,
+) -> Iterator[Result]:
+    """`work` on every item, in order, some of it done in advance by threads with a decoding process each."""
+    with ExitStack() as stack:
+        readers = [stack.enter_context(MediaReader(unit=unit)) for _ in range(workers or min(4, cpu_count()))]
+        yield from work_ahead(work, items, readers, depth)

@@ -144,7 +144,7 @@ def _row(record: int, encoded: Encoded) -> dict:
         "record": record,
         "options": list(sample.options),
         "is_video": sample.is_video,
-        "frames": 0 if encoded.frames is None else len(encoded.frames),
+        "frames": 0 if encoded.view is None else len(encoded.view.frames),
         "frame_indices": list(encoded.indices),
         "seconds_per_slice": encoded.seconds_per_slice,
     }

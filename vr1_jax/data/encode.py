@@ -7,14 +7,14 @@ the same and only `visual_slots` changes. Timestamps stay where they were, and w
 
 import dataclasses
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int, UInt8
 
 from vr1_jax.data.collate import EncodedPrompt
 from vr1_jax.data.layout import VisualBlock
-from vr1_jax.data.prompts import FIXED, LossOn, PromptStyle, SupervisedTokens, encode_prompt, encode_supervised
+from vr1_jax.data.prompts import FIXED, LossOn, PromptStyle, SupervisedTokens, encode_supervised, prompt_messages
 from vr1_jax.data.records import Sample
 from vr1_jax.data.tokenizer import ChatTokenizer
 from vr1_jax.media.frames import (
@@ -45,24 +45,54 @@ class Media(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Encoded:
-    """A record ready to be collated. `frames` are the pixels that its patches were cut from, if it has any.
+class View:
+    """An image or video as the model will see it. `clip` tells which frames those are; None for an image."""
 
-    `indices` say which frames of the video those are.
-    """
+    frames: UInt8[np.ndarray, "F height width 3"]
+    block: VisualBlock
+    patches: UInt8[np.ndarray, "M P R"]
+    clip: Clip | None = None
+
+    def describe(self, patch: int) -> dict[str, Any]:
+        """In numbers: `size` is width and height after resizing, `grid` slices and patch rows and columns."""
+        _, rows, columns = self.block.grid
+        seen = {"size": [columns * patch, rows * patch], "grid": list(self.block.grid)}
+        if self.clip is None:
+            return seen
+        return seen | {
+            "frames": self.clip.indices.tolist(),
+            "timestamps": [round(float(time), 6) for time in self.clip.timestamps],
+            "total_frames": self.clip.total_frames,
+            "fps": float(self.clip.fps),
+            "reader": self.clip.reader,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """A record ready to be collated; texts have no view."""
 
     sample: Sample
     prompt: EncodedPrompt
-    frames: UInt8[np.ndarray, "F height width 3"] | None
-    indices: tuple[int, ...]
-    seconds_per_slice: float
+    view: View | None
     supervised: SupervisedTokens | None = None
+
+    @property
+    def indices(self) -> tuple[int, ...]:
+        """Which frames of a video its view shows."""
+        return () if self.view is None or self.view.clip is None else tuple(self.view.clip.indices.tolist())
+
+    @property
+    def seconds_per_slice(self) -> float:
+        """What a temporal slice of a video lasts; 0 for anything else."""
+        return 0.0 if self.view is None or self.view.clip is None else self.view.block.seconds_per_slice
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
     """Turns records into prompts for one model and one set of budgets; picklable.
 
+    The one way to a prompt's arrays: training, evaluation, scoring and single questions all take it.
     With `supervised`, records need their reasoning, and bring the tokens of the answer to learn.
     """
 
@@ -75,43 +105,41 @@ class Encoder:
 
     def __call__(self, sample: Sample, media: Media, root: str | Path) -> Encoded:
         """Raises RecordError or MediaError for a record that cannot be used."""
-        frames, indices, seconds = self._read(sample, media, root)
-        blocks, patches, visual_tokens = (), (), 0
-        if frames is not None:
-            values, grid = patchify(frames, self.geometry)
-            block = VisualBlock(grid, seconds)
-            blocks, patches, visual_tokens = (block,), (values,), block.units(self.geometry.merge)
-        supervised = None
+        view = None if sample.data_type == "text" else self.view(sample.data_type, sample.media(root), media)
         if self.supervised is None:
-            tokens = encode_prompt(sample, self.tokenizer, visual_tokens, self.style)
-        else:
-            supervised = encode_supervised(sample, self.tokenizer, visual_tokens, self.style, self.supervised)
-            tokens = supervised.prompt
-        prompt = EncodedPrompt(np.asarray(tokens, np.int32), blocks, patches)
-        return Encoded(sample, prompt, frames, indices, seconds, supervised)
+            return Encoded(sample, self.encode(prompt_messages(sample, self.style), view), view)
+        visual_tokens = 0 if view is None else view.block.units(self.geometry.merge)
+        supervised = encode_supervised(sample, self.tokenizer, visual_tokens, self.style, self.supervised)
+        return Encoded(sample, self._prompt(supervised.prompt, view), view, supervised)
 
-    def _read(
-        self, sample: Sample, media: Media, root: str | Path
-    ) -> tuple[np.ndarray | None, tuple[int, ...], float]:
-        """The frames, which of a video they are, and the seconds that a temporal slice lasts (0 for an image)."""
-        if sample.data_type == "text":
-            return None, (), 0.0
-        path = sample.media(root)
-        if sample.data_type == "image":
-            return media.image(path, self.image_budget)[None], (), 0.0
-        read = media.frame_folder if sample.data_type == "frames" else media.video
-        clip = read(path, self.frame_budget)
-        return clip.frames, tuple(clip.indices.tolist()), self.geometry.temporal / clip.sample_fps
+    def view(self, kind: str, path: str | Path, media: Media) -> View:
+        """`kind` is image, video or frames (a folder of a video's)."""
+        if kind == "image":
+            frames = media.image(path, self.image_budget)[None]
+            patches, grid = patchify(frames, self.geometry)
+            return View(frames, VisualBlock(grid), patches)
+        clip = (media.frame_folder if kind == "frames" else media.video)(path, self.frame_budget)
+        patches, grid = patchify(clip.frames, self.geometry)
+        return View(clip.frames, VisualBlock(grid, self.geometry.temporal / clip.sample_fps), patches, clip)
+
+    def encode(self, messages: list[dict], view: View | None) -> EncodedPrompt:
+        """A conversation up to the answer, with at most one image or video."""
+        counts = [] if view is None else [view.block.units(self.geometry.merge)]
+        return self._prompt(self.tokenizer.encode_chat(messages, counts), view)
+
+    def _prompt(self, tokens: list[int], view: View | None) -> EncodedPrompt:
+        blocks, patches = ((), ()) if view is None else ((view.block,), (view.patches,))
+        return EncodedPrompt(np.asarray(tokens, np.int32), blocks, patches)
 
 
 def shuffled_patches(
     encoded: Encoded, rng: np.random.Generator, geometry: VisualGeometry
 ) -> tuple[UInt8[np.ndarray, "M P R"], Int[np.ndarray, " F"]]:
     """Patches of the video with its frames in another order, and that order; its own where all look alike."""
-    order = shuffle_order(frame_digests(encoded.frames), rng)
+    order = shuffle_order(frame_digests(encoded.view.frames), rng)
     if (order == np.arange(len(order))).all():
         return encoded.prompt.patches[0], order
-    return patchify(encoded.frames[order], geometry)[0], order
+    return patchify(encoded.view.frames[order], geometry)[0], order
 
 
 def shuffled_slots(

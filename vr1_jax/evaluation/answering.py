@@ -1,4 +1,4 @@
-"""Answers to many questions: batched on the device, media read ahead, nothing done twice.
+"""Answers to the questions of a file: read ahead, batched on the device, kept in a journal, nothing done twice.
 
 Questions are taken in chunks and batched within one. The plan of batches follows from the questions alone, so
 a run that was stopped goes on with the very batches it would have had, and ends with the same answers.
@@ -9,20 +9,74 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vr1_jax.data.collate import Bucket
-from vr1_jax.evaluation.asking import Answer, batch_answers
+from vr1_jax.data.ahead import read_ahead
+from vr1_jax.data.collate import Bucket, EncodedPrompt
+from vr1_jax.data.prompts import question_text
+from vr1_jax.data.quarantine import Refusal
+from vr1_jax.data.record_file import RecordFile
+from vr1_jax.data.records import RecordError, Sample
 from vr1_jax.evaluation.batching import Batcher, Shape, Size
+from vr1_jax.evaluation.chat import Answer, ChatModel, batch_answers
 from vr1_jax.evaluation.journal import Journal
-from vr1_jax.evaluation.questions import Question, Questions, shown_bucket
+from vr1_jax.media.frames import MediaError
+from vr1_jax.media.reader import MediaReader
 from vr1_jax.progress import Progress
 from vr1_jax.sampling.settings import SamplingConfig
 
 # Decoded pixels of one chunk; another chunk is read ahead meanwhile.
 CHUNK_BYTES, MOST_IN_CHUNK, LEAST_IN_CHUNK = 2 << 30, 256, 16
+
+
+@dataclass(frozen=True)
+class Question:
+    """A record as it is asked, or its error. `shown` is what the model is given, in words and numbers."""
+
+    number: int
+    prompt: EncodedPrompt | None = None
+    shown: dict[str, Any] = field(default_factory=dict)
+    error: str | None = None
+    reason: str | None = None  # of the error, one word for counting
+
+
+@dataclass(frozen=True)
+class Questions:
+    """The records of one file, as one model is asked them."""
+
+    records: RecordFile
+    media_root: Path
+    chat: ChatModel
+
+    def ahead(self, numbers: Sequence[int], *, depth: int, workers: int | None = None) -> Iterator[Question]:
+        """Questions in the order of `numbers`, up to `depth` of them read while the caller is busy."""
+        # The first call sets the tokenizer's options, which must not happen while a thread is using it.
+        self.chat.tokenizer.encode_text("")
+        return read_ahead(self.read, numbers, self.chat.encoder.geometry.unit, depth=depth, workers=workers)
+
+    def read(self, number: int, reader: MediaReader) -> Question:
+        try:
+            return self._read(number, self.records[number], reader)
+        except (RecordError, MediaError) as error:
+            reason = Refusal.of(error, str(self.records.path), number).reason
+            return Question(number, error=" ".join(str(error).split()), reason=reason)
+
+    def _read(self, number: int, sample: Sample, reader: MediaReader) -> Question:
+        encoder = self.chat.encoder
+        found = encoder(sample, reader, self.media_root)
+        shown = {"prompt": question_text(sample, encoder.style), "prompt_tokens": len(found.prompt.tokens)}
+        if found.view is not None:
+            shown |= found.view.describe(encoder.geometry.patch)
+        return Question(number, found.prompt, shown)
+
+
+def shown_bucket(shown: dict[str, Any]) -> Bucket:
+    """The smallest bucket of a question whose prompt is no longer at hand."""
+    slices, rows, columns = shown.get("grid", (0, 0, 0))
+    return Bucket(slices, rows * columns, shown["prompt_tokens"])
 
 
 @dataclass

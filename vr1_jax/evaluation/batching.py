@@ -7,7 +7,10 @@ little, and a shape that was used before is used again unless it is much too lar
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+import jax
+
 from vr1_jax.data.collate import Bucket
+from vr1_jax.models.config import ModelConfig
 
 MAX_ROWS = 8
 # Bounds on what lives at once: tokens of a batch, and pairs of patches that attend to each other.
@@ -15,6 +18,11 @@ TOKENS_AT_ONCE = 16_384
 PATCH_PAIRS_AT_ONCE = 2**24
 # A batch may be padded to this much of its members' own cost, and a program reused at this much of it.
 BATCH_WASTE, REUSE_WASTE = 2.0, 3.0
+# An estimate of how many rows one device has memory for, made to stay on the safe side.
+MOST_ROWS = 32
+SHARE = 0.6  # of what the weights leave free
+SCORE_BYTES = 10  # float32 scores of attention, their softmax in float32, and its copy in bfloat16
+QUERIES_AT_ONCE = 1024  # of a prompt, whose scores against all keys exist at the same time
 PATCHES_PER_TOKEN = 10  # patches whose way through the vision tower costs one token's way through the decoder
 
 
@@ -35,7 +43,7 @@ class Size:
         """The most rows of this size that a batch may have: a power of two."""
         tokens, pairs = self.bucket.tokens + self.answer, self.bucket.slices * self.bucket.patches**2
         fitting = min(MAX_ROWS, TOKENS_AT_ONCE // tokens, PATCH_PAIRS_AT_ONCE // pairs)
-        return 1 << (max(1, fitting).bit_length() - 1)
+        return power_of_two(fitting)
 
     def holds(self, other: "Size") -> bool:
         return self.bucket.holds(other.bucket) and self.answer >= other.answer
@@ -122,3 +130,41 @@ def _padded(members: list[Size]) -> Size:
     for member in members[1:]:
         union = union.union(member)
     return union.rounded()
+
+
+def rows_per_device(
+    config: ModelConfig, itemsize: int, devices: Sequence[jax.Device], chosen: int | None = None
+) -> Callable[[Size], int]:
+    """The most rows of a size on one device: as chosen, or by its free memory; where that is unknown, few."""
+    if chosen is not None:
+        return lambda size: power_of_two(chosen)
+    free = _free_bytes(devices)
+    if free is None:
+        return lambda size: size.rows
+    return lambda size: power_of_two(min(MOST_ROWS, SHARE * free // row_bytes(size, config, itemsize)))
+
+
+def row_bytes(size: Size, config: ModelConfig, itemsize: int) -> int:
+    """What sampling an answer to one prompt needs besides the weights."""
+    text, vision, bucket = config.text, config.vision, size.bucket
+    cache = (bucket.tokens + size.answer) * text.layers * 2 * text.kv_heads * text.head_dim * itemsize
+    patches = bucket.slices * bucket.patches
+    return (
+        2 * cache
+        + bucket.tokens * (3 * text.mlp + 8 * text.width) * itemsize
+        + text.heads * min(QUERIES_AT_ONCE, bucket.tokens) * bucket.tokens * SCORE_BYTES
+        + patches * (3 * vision.mlp + 8 * vision.width + 5 * vision.patch_values) * itemsize
+        + vision.heads * patches * bucket.patches * SCORE_BYTES
+    )
+
+
+def power_of_two(most: int | float) -> int:
+    """The largest that is not above `most`, at least 1."""
+    return 1 << (max(1, int(most)).bit_length() - 1)
+
+
+def _free_bytes(devices: Sequence[jax.Device]) -> int | None:
+    found = [device.memory_stats() for device in devices]
+    if not all(stats and "bytes_limit" in stats for stats in found):
+        return None
+    return min(stats["bytes_limit"] - stats["bytes_in_use"] for stats in found)

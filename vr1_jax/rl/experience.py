@@ -9,18 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Key
+from jaxtyping import Array, Bool
 
-from vr1_jax.models.base import Model
 from vr1_jax.rewards.scoring import RewardFunction, Scores, score_groups
 from vr1_jax.rl.advantages import GroupSignal, GRPOConfig, combine
-from vr1_jax.sampling.generate import Limits, Plan, generate, row_keys, split_groups
-from vr1_jax.sampling.settings import SamplingConfig
-from vr1_jax.sharding import batch_sharding
-from vr1_jax.types import Completion, Prompt
+from vr1_jax.sharding import local_rows
+from vr1_jax.types import Completion
 
 
 @dataclass(frozen=True)
@@ -34,51 +29,6 @@ class Judged:
     signal: GroupSignal
     lengths: np.ndarray
     metrics: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Sampler:
-    """Draws groups of answers. What a row draws depends on the seed, the step and its own number only."""
-
-    mesh: Mesh
-    stop_tokens: tuple[int, ...]
-    pad_token: int
-    seed: Key[Array, ""]
-
-    def __call__(
-        self,
-        policy: Model,
-        arrays: Sequence[dict[str, np.ndarray]],
-        groups: tuple[int, ...],
-        config: SamplingConfig,
-        row_ids: np.ndarray,
-        step: int,
-    ) -> list[Completion]:
-        """groups[n] answers to each prompt of arrays[n]: ordered and shuffled frames in one call."""
-        plan = Plan.of(config, groups, self.stop_tokens, self.pad_token)
-        with jax.set_mesh(self.mesh):
-            prompts = tuple(place(part, self.mesh) for part in arrays)
-            rows = np.arange(sum(groups), dtype=np.int32)
-            ids = place_rows(row_ids[:, None].astype(np.int32) * np.int32(len(rows)) + rows, self.mesh)
-            keys = row_keys(self.seed, step, ids)
-            active = jnp.ones_like(ids, bool)
-            return split_groups(generate(policy, prompts, active, keys, Limits.of(config), plan), groups)
-
-
-def place(arrays: dict[str, np.ndarray], mesh: Mesh) -> Prompt:
-    """A global batch from the rows of this process."""
-    return Prompt(**place_rows(arrays, mesh))
-
-
-def place_rows(tree: Any, mesh: Mesh) -> Any:
-    sharding = batch_sharding(mesh)
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), tree)
-
-
-def local_rows(x: jax.Array) -> np.ndarray:
-    """The rows of a batch-sharded array that this process holds, in order, each once."""
-    by_start = {(shard.index[0].start or 0): shard.data for shard in x.addressable_shards}
-    return np.concatenate([np.asarray(by_start[start]) for start in sorted(by_start)])
 
 
 def trim(completion: Completion, capacity: int) -> Completion:

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from vr1_jax.rl.experience import local_rows
+from vr1_jax.sharding import local_rows
 
 
 def of_attempts(attempts: list[dict[str, float]]) -> dict[str, float]:

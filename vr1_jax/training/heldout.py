@@ -18,8 +18,9 @@ from vr1_jax.data.pipeline import Batch, Pipeline
 from vr1_jax.data.sources import KINDS
 from vr1_jax.models.base import Model
 from vr1_jax.rewards.scoring import score_groups
-from vr1_jax.rl.experience import local_rows, place, place_rows, texts
-from vr1_jax.sampling.placement import rollout_params
+from vr1_jax.rl.experience import texts
+from vr1_jax.sampling.sampler import place_prompt, rollout_params
+from vr1_jax.sharding import local_rows, place_rows
 from vr1_jax.training import processes
 from vr1_jax.training.setup import Program
 from vr1_jax.training.steps import cast, score_batch
@@ -125,7 +126,7 @@ def _loss(model: Model, batch: Batch, config: TrainConfig, program: Program) -> 
     """Summed negative log-probs of the right answers, and how many tokens they have."""
     mesh = program.meshes.train
     with jax.set_mesh(mesh):
-        prompt, tokens = place(batch.ordered, mesh), place_rows(batch.answers["tokens"][:, None], mesh)
+        prompt, tokens = place_prompt(batch.ordered, mesh), place_rows(batch.answers["tokens"][:, None], mesh)
         scores = score_batch(model, prompt, tokens, microbatches=config.microbatches)
     counted = batch.answers["mask"]
     return -np.where(counted, local_rows(scores.logps)[:, 0], 0.0).sum(-1), counted.sum(-1)

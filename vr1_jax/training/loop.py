@@ -16,10 +16,10 @@ from vr1_jax.config_files import to_json
 from vr1_jax.data.pipeline import Batch, Batches
 from vr1_jax.errors import UserError
 from vr1_jax.models.base import Model, computing_in
-from vr1_jax.rl.experience import judge, masked, place, place_rows, slots_reached, texts, trim
+from vr1_jax.rl.experience import judge, masked, slots_reached, texts, trim
 from vr1_jax.rl.refill import Pool, of_attempts
-from vr1_jax.sampling.placement import rollout_params
-from vr1_jax.sharding import batch_sharding
+from vr1_jax.sampling.sampler import place_prompt, rollout_params
+from vr1_jax.sharding import batch_sharding, place_rows
 from vr1_jax.training import heldout, processes, setup
 from vr1_jax.training.metrics import MetricsLog, Phases, host_memory_gb, progress_line
 from vr1_jax.training.rollouts import forget_rollouts, write_rollouts
@@ -152,7 +152,7 @@ def ask(
             groups = (config.rollout.group, config.rollout.shuffled_group)[: len(arrays)]
             answers = program.sampler(policy, arrays, groups, config.rollout.sampling, batch.row_ids, batch.step)
             answers = jax.block_until_ready(answers)
-        prompt = place(batch.ordered, program.meshes.train)
+        prompt = place_prompt(batch.ordered, program.meshes.train)
         completion = jax.device_put(answers[0], batch_sharding(program.meshes.train))
         if not config.refill_rounds:
             del policy  # its memory is the reference's
@@ -247,7 +247,7 @@ def supervised(batch: Batch, config: TrainConfig, mesh: Mesh) -> Supervised:
     slots = slots_reached(answers["mask"], config.data.answer_tokens)
     prompt_mask = answers["prompt_loss"][:, 0] if config.data.loss_on == "upstream" else None
     tokens, counted = answers["tokens"][..., :slots], answers["loss"][..., :slots]
-    return Supervised(place(batch.ordered, mesh), tokens, counted, prompt_mask)
+    return Supervised(place_prompt(batch.ordered, mesh), tokens, counted, prompt_mask)
 
 
 def _trimmed(completion: Completion, config: TrainConfig) -> Completion:

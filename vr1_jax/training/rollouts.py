@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from vr1_jax.rewards.scoring import Scores
-from vr1_jax.rl.experience import Judged, local_rows
+from vr1_jax.rl.experience import Judged
+from vr1_jax.sharding import local_rows
 from vr1_jax.types import Completion
 
 ROLLOUTS = "rollouts"

@@ -30,7 +30,7 @@ from vr1_jax.media.reader import MediaReader
 from vr1_jax.models.base import Model
 from vr1_jax.models.config import ModelConfig
 from vr1_jax.models.families import abstract_model, build
-from vr1_jax.rl.experience import Sampler
+from vr1_jax.sampling.sampler import Sampler
 from vr1_jax.sharding import TRAIN_RULES, abstract, make_mesh, shardings
 from vr1_jax.training import processes, record_sizes, run_directory
 from vr1_jax.training.bucket_check import check_buckets

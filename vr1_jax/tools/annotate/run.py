@@ -17,14 +17,10 @@ from vr1_jax.data.record_file import RecordFile
 from vr1_jax.data.records import RecordError
 from vr1_jax.data.tokenizer import ChatTokenizer
 from vr1_jax.errors import UserError
-from vr1_jax.evaluation import identity
-from vr1_jax.evaluation.answering import Asking, answer_questions
-from vr1_jax.evaluation.asking import Answer
-from vr1_jax.evaluation.batching import Batcher
-from vr1_jax.evaluation.chat_model import load_chat_model
+from vr1_jax.evaluation.answering import Asking, Questions, answer_questions
+from vr1_jax.evaluation.chat import Answer, load_chat_model
 from vr1_jax.evaluation.journal import Journal
-from vr1_jax.evaluation.questions import Questions
-from vr1_jax.evaluation.room import rows_per_device
+from vr1_jax.evaluation.run import assets_hash, file_hash, weights_hash
 from vr1_jax.files import check_output_file, whole_file
 from vr1_jax.progress import Progress
 from vr1_jax.sharding import make_mesh
@@ -65,9 +61,9 @@ def annotate(config: AnnotateConfig) -> Tally:
 def fingerprint(config: AnnotateConfig) -> dict[str, Any]:
     """All that the answers depend on; the rules of keeping are not among it."""
     settings = {
-        "weights": identity.weights_hash(config.model),
-        "config and tokenizer": identity.assets_hash(config.model),
-        "records": identity.file_hash(config.records),
+        "weights": weights_hash(config.model),
+        "config and tokenizer": assets_hash(config.model),
+        "records": file_hash(config.records),
         "prompt": config.prompt,
         "samples": config.samples,
         "positions": config.positions,
@@ -87,12 +83,13 @@ def sample_answers(config: AnnotateConfig, records: RecordFile, journal: Journal
     mesh = make_mesh(data=-1, fsdp=1, tensor=config.tensor)
     chat = load_chat_model(config.model, dtype=config.dtype, presentation=config.asked, mesh=mesh)
     questions = Questions(records, config.media_root, chat)
-    batcher = Batcher(chat.devices, rows_per_device(chat, config.rows))
 
     def keep(answers: Sequence[Answer]) -> dict[str, Any]:
         return {DRAFTS: [dataclasses.asdict(draft_of(answer, chat.tokenizer)) for answer in answers]}
 
-    asking = Asking(config.sampling, config.seed, batcher, CHUNK, config.workers, config.samples, keep)
+    asking = Asking(
+        config.sampling, config.seed, chat.batcher(config.rows), CHUNK, config.workers, config.samples, keep
+    )
     with Progress("annotated", len(records)) as progress:
         answer_questions(questions, range(len(records)), asking, journal, progress)
 

@@ -14,8 +14,9 @@ from vr1_jax.models.base import Model
 from vr1_jax.models.config import ModelConfig
 from vr1_jax.models.families import build
 from vr1_jax.models.flops import Workload
-from vr1_jax.rl.experience import Sampler, place, place_rows
 from vr1_jax.sampling.generate import Limits, row_keys
+from vr1_jax.sampling.sampler import Sampler, place_prompt
+from vr1_jax.sharding import place_rows
 from vr1_jax.tools.plan.programs import NEVER, PAD, Outline, Program
 from vr1_jax.training.setup import Program as Run
 from vr1_jax.training.steps import init_state
@@ -78,13 +79,13 @@ def arguments(outline: Outline, program: Program) -> list[Any]:
     if program.phase == "rollout":
         *_, plan = program.arguments
         orders = (False, True)[: len(plan.groups)]
-        prompts = tuple(place(prompt_arrays(model, work, reverse=reverse), mesh) for reverse in orders)
+        prompts = tuple(place_prompt(prompt_arrays(model, work, reverse=reverse), mesh) for reverse in orders)
         rows = np.arange(work.rows, dtype=np.int32).reshape(work.prompts, -1)
         ids = place_rows(rows, mesh)
         keys = row_keys(jax.random.key(0), 0, ids)
         limits = Limits.of(outline.config.rollout.sampling)
         return [random_weights(outline, outline.policy), prompts, ids >= 0, keys, limits, plan]
-    prompt, tokens = place(prompt_arrays(model, work), mesh), place_rows(answer_tokens(model, work), mesh)
+    prompt, tokens = place_prompt(prompt_arrays(model, work), mesh), place_rows(answer_tokens(model, work), mesh)
     if program.phase == "reference":
         return [random_weights(outline, outline.reference), prompt, tokens]
     mask, given = tokens >= 0, program.arguments[1]

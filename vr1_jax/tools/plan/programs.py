@@ -22,7 +22,7 @@ from vr1_jax.models.config import ModelConfig
 from vr1_jax.models.families import abstract_model
 from vr1_jax.models.flops import Workload
 from vr1_jax.sampling.generate import Limits, Plan, SamplingState, generate, start
-from vr1_jax.sampling.placement import moving
+from vr1_jax.sampling.sampler import moving
 from vr1_jax.sharding import ROLLOUT_RULES, TRAIN_RULES, abstract, batch_sharding
 from vr1_jax.training.setup import Meshes, abstract_state, union
 from vr1_jax.training.steps import grpo_step, score_batch, sft_step

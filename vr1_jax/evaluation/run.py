@@ -1,7 +1,10 @@
 """A benchmark from its files to its output: `scripts/evaluate.py` without the command line."""
 
 import dataclasses
+import hashlib
+import importlib.metadata
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,19 +16,16 @@ from vr1_jax.data.presentation import Presentation
 from vr1_jax.data.record_file import RecordFile
 from vr1_jax.data.records import RecordError
 from vr1_jax.errors import UserError
-from vr1_jax.evaluation import identity
-from vr1_jax.evaluation.answering import Asking, Clock, answer_questions, chunk_size
-from vr1_jax.evaluation.batching import Batcher
+from vr1_jax.evaluation.answering import Asking, Clock, Questions, answer_questions, chunk_size
 from vr1_jax.evaluation.benchmarks import recognise
-from vr1_jax.evaluation.chat_model import ChatModel, load_chat_model
+from vr1_jax.evaluation.chat import ChatModel, load_chat_model
 from vr1_jax.evaluation.journal import Journal, OtherSettings
-from vr1_jax.evaluation.questions import Questions
 from vr1_jax.evaluation.results import final_acc, result_of, summarize
-from vr1_jax.evaluation.room import rows_per_device
 from vr1_jax.files import whole_file
 from vr1_jax.progress import Progress
 from vr1_jax.sampling.settings import SamplingConfig
 from vr1_jax.sharding import make_mesh
+from vr1_jax.weights.checkpoint_dir import ASSETS, PARAMS, assets_directory, find_checkpoint, is_checkpoint
 
 CHANNELS = 3
 # What may differ between a run and its resumption: the same files elsewhere are the same files.
@@ -112,12 +112,12 @@ def describe(evaluation: Evaluation, chat: ChatModel) -> dict[str, Any]:
     passport = {
         "model": {
             "name": evaluation.model.name,
-            "weights_sha256": identity.weights_hash(evaluation.model),
-            "assets_sha256": identity.assets_hash(evaluation.model),
+            "weights_sha256": weights_hash(evaluation.model),
+            "assets_sha256": assets_hash(evaluation.model),
         },
         "annotations": {
             "name": evaluation.annotations.name,
-            "sha256": identity.file_hash(evaluation.annotations),
+            "sha256": file_hash(evaluation.annotations),
             "limit": evaluation.limit,
         },
         "rules": evaluation.rules,
@@ -130,8 +130,8 @@ def describe(evaluation: Evaluation, chat: ChatModel) -> dict[str, Any]:
         "seed": evaluation.seed,
         "samples": evaluation.samples,
         "dtype": str(chat.dtype),
-        "device": identity.device_kind(),
-        "versions": identity.versions(),
+        "device": jax.devices()[0].device_kind,
+        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
     }
     return json.loads(json.dumps(passport))
 
@@ -155,7 +155,7 @@ def _asking(evaluation: Evaluation, chat: ChatModel) -> Asking:
     return Asking(
         evaluation.sampling,
         evaluation.seed,
-        Batcher(chat.devices, rows_per_device(chat, evaluation.rows)),
+        chat.batcher(evaluation.rows),
         chunk_size(frame_bytes, frames.max_frames),
         evaluation.workers,
         evaluation.samples,
@@ -181,3 +181,42 @@ def _timing(clock: Clock, chat: ChatModel, answered: int) -> dict[str, Any]:
         "devices": jax.device_count(),
         "batches_split_over": chat.devices,
     }
+
+
+# Assets that decide what the model is asked and when it stops; licences and image processors do not.
+ASKING = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.json",
+    "chat_template.jinja",
+)
+LIBRARIES = ("vr1_jax", "jax", "jaxlib", "flax", "transformers", "tokenizers", "decord", "av", "pillow", "numpy")
+
+
+def weights_hash(model: Path) -> str:
+    """Of the safetensors files of a Hugging Face directory, or of a checkpoint's newest arrays."""
+    if is_checkpoint(model):
+        root = find_checkpoint(model).directory / PARAMS
+        return _hash(root, (path for path in root.rglob("*") if path.is_file()))
+    return _hash(model, model.glob("*.safetensors"))
+
+
+def assets_hash(model: Path) -> str:
+    """Of config, tokenizer, chat template and stop tokens."""
+    root = assets_directory(model)
+    return _hash(root, (root / name for name in ASKING if name in ASSETS and (root / name).is_file()))
+
+
+def file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _hash(root: Path, files: Iterable[Path]) -> str:
+    """Of names and contents."""
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(f"{path.relative_to(root).as_posix()}\0{file_hash(path)}\n".encode())
+    return digest.hexdigest()
