@@ -7,6 +7,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from commands import load_command
 from tiny_runs import rl_config, sft_config, write_small_world
 
 from vr1_jax import command_line
@@ -83,8 +84,14 @@ def test_where_the_rate_has_an_end_that_must_be_moved_with_the_steps(world, sft,
 
 
 def test_a_run_says_how_it_differs_from_the_presets(world, tmp_path, caplog):
-    with caplog.at_level("INFO", "vr1_jax"), pytest.raises(UsageError):
-        train(sft_config(world, tmp_path / "run", model="nowhere", sft_aggregation="sequence"))
+    config = tmp_path / "config.py"
+    config.write_text(
+        "from pathlib import Path\nfrom tiny_runs import sft_config\n\ndef get_config():\n"
+        f"    return sft_config(Path({str(world)!r}), Path({str(tmp_path / 'run')!r}), model='nowhere')\n"
+    )
+    command = ["--config", str(config), "--sft-aggregation", "sequence"]
+    with caplog.at_level("INFO", "vr1_jax"):
+        assert load_command("scripts/train.py").main(command) == 2
     for line in (
         "sft_aggregation sequence: paper and fixed token",
         "prompts_per_step 4: paper and upstream and fixed 8",

@@ -1,10 +1,8 @@
 """The training loop, top to bottom: `train` prepares, `rl_step` and `supervised_step` are the two stages."""
 
-import functools
 import logging
 from contextlib import ExitStack
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -15,18 +13,18 @@ from vr1_jax.config import TrainConfig
 from vr1_jax.config_files import to_json
 from vr1_jax.data.pipeline import Batch, Batches
 from vr1_jax.errors import UserError
-from vr1_jax.models.base import Model, computing_in
-from vr1_jax.rl.experience import judge, masked, slots_reached, texts, trim
-from vr1_jax.rl.refill import Pool, of_attempts
-from vr1_jax.sampling.sampler import place_prompt, rollout_params
-from vr1_jax.sharding import batch_sharding, place_rows
+from vr1_jax.models.base import computing_in
+from vr1_jax.rl.experience import slots_reached
+from vr1_jax.sampling.sampler import place_prompt
+from vr1_jax.sharding import place_rows
 from vr1_jax.training import heldout, processes, setup
+from vr1_jax.training.experience import admit, ask
 from vr1_jax.training.metrics import MetricsLog, Phases, host_memory_gb, progress_line
-from vr1_jax.training.rollouts import forget_rollouts, write_rollouts
+from vr1_jax.training.rollouts import forget_rollouts
 from vr1_jax.training.speed import padding, speed
-from vr1_jax.training.steps import cast, grpo_step, score_batch, sft_step, split_off
+from vr1_jax.training.steps import grpo_step, sft_step, split_off
 from vr1_jax.training.stopping import stop_on_signal
-from vr1_jax.types import Completion, Experience, Prompt, Supervised, TrainState
+from vr1_jax.types import Experience, Supervised, TrainState
 
 log = logging.getLogger("vr1_jax")
 
@@ -126,98 +124,11 @@ def rl_step(
     return state, metrics | speed(config, state.model.config, experience.prompt, answers, tokens, phases)
 
 
-def ask(
-    config: TrainConfig,
-    program: setup.Program,
-    model: Model,
-    batches: Batches,
-    step: int,
-    phases: Phases,
-) -> tuple[Experience, dict[str, float]]:
-    """One batch's experience; with `refill_rounds`, of more like it too while groups without signal remain.
-
-    The log-probs of the reference run on the devices while the host reads and judges the answers.
-    """
-    with phases("rollout"):
-        policy = rollout_params(model, program.meshes.rollout, config.compute_dtype)
-    pool = Pool(config.prompts_per_step // jax.process_count())
-    sampled, coming = [], None
-    for attempt in range(1 + config.refill_rounds):
-        with phases("data"):
-            batch = _admit(config, program, coming.result() if coming else next(batches))
-        # Wanted or not, what would come next is decoded while the devices sample.
-        coming = batches.refill(attempt + 1) if attempt < config.refill_rounds else None
-        with phases("rollout"):
-            arrays = [part for part in (batch.ordered, batch.shuffled) if part is not None]
-            groups = (config.rollout.group, config.rollout.shuffled_group)[: len(arrays)]
-            answers = program.sampler(policy, arrays, groups, config.rollout.sampling, batch.row_ids, batch.step)
-            answers = jax.block_until_ready(answers)
-        prompt = place_prompt(batch.ordered, program.meshes.train)
-        completion = jax.device_put(answers[0], batch_sharding(program.meshes.train))
-        if not config.refill_rounds:
-            del policy  # its memory is the reference's
-            completion = _trimmed(completion, config)
-            logps = _score(config, program, model, prompt, completion)
-        with phases("reward"):
-            samples = [SimpleNamespace(**row) for row in batch.rows]
-            read = [texts(group, program.tokenizer.decode) for group in answers]
-            shuffled = read[1] if len(read) > 1 else None
-            limit = config.rollout.sampling.max_new_tokens
-            judged = judge(config.grpo, samples, read[0], shuffled, config.rewards, limit=limit)
-            if config.watch.rollouts:
-                place_on_disk = (step, attempt, jax.process_index())
-                write_rollouts(Path(config.run), place_on_disk, samples, judged, answers)
-        signal = judged.signal
-        sampled.append(judged.metrics)
-        if config.refill_rounds:
-            advantages = place_rows(signal.advantages.astype(np.float32), program.meshes.train)
-            pool.add((prompt, completion, advantages), signal.has_signal)
-            if pool.is_full():
-                break
-    if config.refill_rounds:
-        del policy
-        (prompt, completion, advantages), has_signal = pool.take()
-        prompt, completion, advantages = place_rows((prompt, completion, advantages), program.meshes.train)
-        completion = _trimmed(completion, config)
-        logps = _score(config, program, model, prompt, completion)
-        metrics = of_attempts(sampled)
-    else:
-        advantages = place_rows(signal.advantages.astype(np.float32), program.meshes.train)
-        has_signal, metrics = signal.has_signal, judged.metrics
-    if config.drop_silent_groups or config.refill_rounds:
-        completion = masked(completion, place_rows(has_signal[:, None], program.meshes.train))
-    if config.grpo.mask_cut_off:
-        completion = masked(completion, completion.stopped)
-    with phases("reference"):
-        jax.block_until_ready(logps)
-    kinds = {group.kind for group in program.pipeline.groups}  # summed over steps: what the run learned from
-    metrics |= {f"learned_{kind}": float(np.mean(has_signal)) * (kind == batch.kind) for kind in sorted(kinds)}
-    return Experience(prompt, completion, advantages, *logps), metrics
-
-
-def _score(
-    config: TrainConfig, program: setup.Program, model: Model, prompt: Prompt, completion: Completion
-) -> tuple[jax.Array | None, jax.Array | None]:
-    """Log-probs by the reference, and by the policy as it is if it will have moved before they are used."""
-    with jax.set_mesh(program.meshes.train):
-        score = functools.partial(
-            score_batch, prompt=prompt, tokens=completion.tokens, microbatches=config.microbatches
-        )
-        reference = None if program.reference is None else score(program.reference).logps
-        if config.old_logps == "sampler":
-            old = completion.logps
-        elif config.updates_per_step > 1:
-            old = score(cast(model, config.compute_dtype)).logps
-        else:
-            old = None  # the policy is still the one that sampled: ratios are 1
-    return reference, old
-
-
 def supervised_step(
     config: TrainConfig, program: setup.Program, state: TrainState, batches: Batches, phases: Phases
 ) -> tuple[TrainState, dict[str, float]]:
     with phases("data"):
-        batch = _admit(config, program, next(batches))
+        batch = admit(config, program, next(batches))
     mesh = program.meshes.train
     with jax.set_mesh(mesh), phases("update"):
         examples = supervised(batch, config, mesh)
@@ -235,12 +146,6 @@ def supervised_step(
     return state, metrics | padding(batch.ordered, batch.answers["mask"], answers[1])
 
 
-def _admit(config: TrainConfig, program: setup.Program, batch: Batch) -> Batch:
-    served = (batch.step + 1) * config.prompts_per_step // jax.process_count()  # by this process
-    program.quarantine.add(batch.refusals, served=served)
-    return batch
-
-
 def supervised(batch: Batch, config: TrainConfig, mesh: Mesh) -> Supervised:
     """The batch with its answers, on the devices."""
     answers = place_rows({name: rows[:, None] for name, rows in batch.answers.items()}, mesh)
@@ -248,13 +153,6 @@ def supervised(batch: Batch, config: TrainConfig, mesh: Mesh) -> Supervised:
     prompt_mask = answers["prompt_loss"][:, 0] if config.data.loss_on == "upstream" else None
     tokens, counted = answers["tokens"][..., :slots], answers["loss"][..., :slots]
     return Supervised(place_prompt(batch.ordered, mesh), tokens, counted, prompt_mask)
-
-
-def _trimmed(completion: Completion, config: TrainConfig) -> Completion:
-    """Without the slots that no answer reached, unless the loss divides by all slots."""
-    if config.grpo.aggregation == "constant":
-        return completion
-    return trim(completion, config.rollout.sampling.capacity)
 
 
 def _minibatches(experience: Experience, config: TrainConfig) -> list[Experience]:

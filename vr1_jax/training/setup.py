@@ -211,10 +211,10 @@ def load(config: TrainConfig, meshes: Meshes, checkpoints: Checkpoints) -> Progr
         state=state,
         reference=reference,
         sampler=Sampler(
-            meshes.rollout,
             tokenizer.stop_tokens,
             tokenizer.pad_token,
             jax.random.fold_in(jax.random.key(config.seed), 1),
+            meshes.rollout,
         ),
     )
 

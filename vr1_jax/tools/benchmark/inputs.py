@@ -113,7 +113,7 @@ def synthetic_run(outline: Outline, state: TrainState, reference: Model | None) 
         position=None,
         state=state,
         reference=reference,
-        sampler=Sampler(outline.meshes.rollout, NEVER, PAD, jax.random.key(0)),
+        sampler=Sampler(NEVER, PAD, jax.random.key(0), outline.meshes.rollout),
     )
 
 
