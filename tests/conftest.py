@@ -16,8 +16,8 @@ COMPILED = tempfile.TemporaryDirectory(prefix="vr1_jax_compiled")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
-import jax
-import pytest
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

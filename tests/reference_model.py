@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from vr1_jax.data.collate import Bucket, EncodedPrompt, collate
-from vr1_jax.data.layout import PromptLayout, VisualBlock
+from vr1_jax.data.collate import Bucket, EncodedPrompt, PromptLayout, VisualBlock, collate
 from vr1_jax.models import base, families
 from vr1_jax.models.families import parse_hf_config
 from vr1_jax.models.qwen25vl import Qwen25VL

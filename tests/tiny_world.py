@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vr1_jax.data.collate import Bucket
+from vr1_jax.data.collate import Bucket, PromptLayout
 from vr1_jax.data.encode import Encoder
-from vr1_jax.data.layout import PromptLayout
 from vr1_jax.data.pipeline import Batching
 from vr1_jax.data.record_file import RecordFile
 from vr1_jax.data.sources import Source

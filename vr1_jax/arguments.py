@@ -17,7 +17,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 from vr1_jax.errors import UsageError
 
 if TYPE_CHECKING:
-    from vr1_jax.data.presentation import Presentation
+    from vr1_jax.data.prompts import Presentation
     from vr1_jax.media.frames import FrameBudget, ImageBudget
 
 Kind = TypeVar("Kind")
@@ -114,7 +114,7 @@ class Asking:
 
     def presentation(self, model: Path, *, evaluating: bool = False) -> "Presentation":
         """How the model was trained to see records, with what the user wants otherwise."""
-        from vr1_jax.data.presentation import read_presentation
+        from vr1_jax.data.prompts import read_presentation
         from vr1_jax.weights.checkpoint_dir import assets_directory
 
         trained = read_presentation(assets_directory(model))

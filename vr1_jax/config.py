@@ -16,9 +16,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import tyro
 
 from vr1_jax.config_files import parse_config
-from vr1_jax.data.collate import Bucket
+from vr1_jax.data.collate import Bucket, PositionRule, TimeSpacing
 from vr1_jax.data.encode import ShuffleBy
-from vr1_jax.data.layout import PositionRule, TimeSpacing
 from vr1_jax.data.prompts import LossOn
 from vr1_jax.data.prompts import Preset as PromptPreset
 from vr1_jax.errors import UsageError

@@ -12,8 +12,7 @@ import pytest
 from commands import load_command
 from published_models import differences, tensors_of
 
-from vr1_jax.weights.hf_directory import HFDirectory
-from vr1_jax.weights.safetensors_writer import ShardWriter
+from vr1_jax.weights.hf_directory import HFDirectory, ShardWriter
 
 CONVERT = Path(__file__).resolve().parents[2] / "convert"
 

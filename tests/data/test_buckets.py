@@ -4,8 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_world import FRAMES, IMAGES, write_image, write_video
 
-from vr1_jax.data.collate import Bucket, EncodedPrompt, collate
-from vr1_jax.data.layout import PromptLayout, VisualBlock
+from vr1_jax.data.collate import Bucket, EncodedPrompt, PromptLayout, VisualBlock, collate
 from vr1_jax.media.frames import MediaError, VisualGeometry
 from vr1_jax.media.probe import Prober, grid
 from vr1_jax.tools.buckets import choose_buckets

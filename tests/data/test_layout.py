@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vr1_jax.data.layout import (
+from vr1_jax.data.collate import (
     LayoutError,
     PromptLayout,
     VisualBlock,

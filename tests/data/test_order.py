@@ -3,7 +3,7 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vr1_jax.data.order import Order
+from vr1_jax.data.assemble import Order
 
 
 def places(order: Order, steps: int) -> dict[int, list[int]]:

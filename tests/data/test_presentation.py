@@ -6,8 +6,15 @@ import re
 
 import pytest
 
-from vr1_jax.data.presentation import FILE, Presentation, read_presentation, write_presentation
-from vr1_jax.data.prompts import FIXED, UPSTREAM_EVALUATION, UPSTREAM_SFT
+from vr1_jax.data.prompts import (
+    FILE,
+    FIXED,
+    UPSTREAM_EVALUATION,
+    UPSTREAM_SFT,
+    Presentation,
+    read_presentation,
+    write_presentation,
+)
 from vr1_jax.errors import UserError
 from vr1_jax.media.frames import EVALUATION_BUDGET, TRAINING_BUDGET, FrameBudget, ImageBudget
 from vr1_jax.weights.checkpoint_dir import ASSETS

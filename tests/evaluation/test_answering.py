@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vr1_jax.data.collate import EncodedPrompt
-from vr1_jax.data.layout import VisualBlock
+from vr1_jax.data.collate import EncodedPrompt, VisualBlock
 from vr1_jax.evaluation import answering
 from vr1_jax.evaluation.answering import Asking, Question, Questions, answer_questions
 from vr1_jax.evaluation.batching import Batcher

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from vr1_jax.evaluation.statistics import cluster_means, majority_at_k, pass_at_k, sign_flip_p
+from vr1_jax.evaluation.results import cluster_means, majority_at_k, pass_at_k, sign_flip_p
 
 
 def means(values, clusters, **groups):

@@ -15,7 +15,7 @@ import torch
 from reference_model import batch, layout, mixed_cases, ours_from, random_reference, reference_inputs
 from transformers.vision_utils import get_vision_window_index
 
-from vr1_jax.data.layout import patch_layout
+from vr1_jax.data.collate import patch_layout
 from vr1_jax.models import base, layers, vision
 
 TOLERANCE = 1e-4

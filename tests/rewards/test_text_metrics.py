@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
-from vr1_jax.rewards import text_metrics
-from vr1_jax.rewards.text_metrics import MAX_ROUGE_WORDS, rouge, word_accuracy
+from vr1_jax.rewards import accuracy
+from vr1_jax.rewards.accuracy import MAX_ROUGE_WORDS, rouge, word_accuracy
 
 WORDS = st.lists(st.sampled_from(["a", "b", "c", "running", "runs", "x,y"]), max_size=8).map(" ".join)
 
@@ -55,5 +55,5 @@ def test_word_accuracy_does_not_look_at_answers_that_cannot_score(monkeypatch):
 
 
 def test_rouge_sees_no_words_in_other_scripts():
-    assert not text_metrics.has_rouge_words("红色 красный")
-    assert text_metrics.has_rouge_words("红色 red")
+    assert not accuracy.has_rouge_words("红色 красный")
+    assert accuracy.has_rouge_words("红色 red")

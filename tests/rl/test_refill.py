@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vr1_jax.data.order import Order
-from vr1_jax.rl.refill import Pool, of_attempts
+from vr1_jax.data.assemble import Order
+from vr1_jax.rl.experience import Pool, of_attempts
 
 
 def test_metrics_tell_of_everything_sampled():

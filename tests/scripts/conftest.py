@@ -13,7 +13,7 @@ import torch
 from reference_model import normalize
 from safetensors.torch import save_file
 
-from vr1_jax.data.layout import PromptLayout, VisualBlock, mrope_positions
+from vr1_jax.data.collate import PromptLayout, VisualBlock, mrope_positions
 from vr1_jax.media.frames import IMAGE_BUDGET, TRAINING_BUDGET, FrameBudget, patchify
 from vr1_jax.media.reader import MediaReader
 from vr1_jax.tools.world.model import tiny_config, write_model_directory

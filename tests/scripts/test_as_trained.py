@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from commands import load_command
 
-from vr1_jax.data.presentation import Presentation, read_presentation, write_presentation
+from vr1_jax.data.prompts import Presentation, read_presentation, write_presentation
 from vr1_jax.media.frames import FrameBudget, ImageBudget
 from vr1_jax.weights.conversion import hf_to_flax
 

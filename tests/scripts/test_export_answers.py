@@ -12,7 +12,7 @@ from commands import load_command
 from reference_model import normalize
 
 from vr1_jax.data.collate import EncodedPrompt
-from vr1_jax.data.presentation import Presentation
+from vr1_jax.data.prompts import Presentation
 from vr1_jax.data.record_file import RecordFile
 from vr1_jax.evaluation.answering import Questions
 from vr1_jax.evaluation.batching import Shape, Size

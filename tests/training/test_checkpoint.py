@@ -18,9 +18,9 @@ from vr1_jax import sharding
 from vr1_jax.config import CheckpointConfig
 from vr1_jax.errors import UserError
 from vr1_jax.models.families import abstract_model
+from vr1_jax.models.mapping import parameter_shapes, parameters
 from vr1_jax.training import checkpoint
 from vr1_jax.weights.array_store import StoredParameters
-from vr1_jax.weights.tree import parameter_shapes, parameters
 
 # Where a save fails, some of Orbax's writers end after the event loop that started them.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

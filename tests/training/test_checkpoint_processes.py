@@ -20,7 +20,7 @@ import numpy as np
 from tiny_state import abstract_state, checkpoints, largest_file, state_at
 from vr1_jax import sharding
 from vr1_jax.weights.errors import UserError
-from vr1_jax.training.stopping import stop_on_signal
+from vr1_jax.training.processes import stop_on_signal
 from vr1_jax.training.processes import end_if_several
 
 mesh = sharding.make_mesh(1, 2, 1)

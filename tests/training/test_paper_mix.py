@@ -11,7 +11,7 @@ import pytest
 from paper_mix import write_paper_mix
 
 from vr1_jax.config import load_config
-from vr1_jax.data.layout import PromptLayout
+from vr1_jax.data.collate import PromptLayout
 from vr1_jax.data.quarantine import Quarantine
 from vr1_jax.data.tokenizer import load_tokenizer
 from vr1_jax.media.frames import MAX_ASPECT_RATIO, frame_size, smart_resize

@@ -10,7 +10,7 @@ from killed_run import write_model
 from tiny_runs import rl_config, sft_config, write_small_world
 
 from vr1_jax.config import WatchConfig
-from vr1_jax.data.presentation import Presentation
+from vr1_jax.data.prompts import Presentation
 from vr1_jax.errors import UsageError, UserError
 from vr1_jax.sharding import make_mesh
 from vr1_jax.training import run_directory, setup

@@ -10,7 +10,7 @@ from tiny_runs import rl_config
 from vr1_jax.models import flops
 from vr1_jax.models.families import parse_hf_config
 from vr1_jax.tools.world.model import tiny_config
-from vr1_jax.training import speed
+from vr1_jax.training import metrics as speed
 from vr1_jax.training.metrics import Phases, progress_line
 from vr1_jax.types import blank_prompt
 

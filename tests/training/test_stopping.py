@@ -3,7 +3,7 @@ import signal
 import subprocess
 import sys
 
-from vr1_jax.training.stopping import stop_on_signal
+from vr1_jax.training.processes import stop_on_signal
 
 
 def test_first_signal_asks():
@@ -19,7 +19,7 @@ def test_first_signal_asks():
 def test_second_signal_kills():
     program = (
         "import os, signal\n"
-        "from vr1_jax.training.stopping import stop_on_signal\n"
+        "from vr1_jax.training.processes import stop_on_signal\n"
         "with stop_on_signal() as stop_requested:\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    assert stop_requested()\n"

@@ -8,7 +8,8 @@ from published_models import ASSETS, differences, halves, in_transformers_spelli
 
 import vr1_jax
 from vr1_jax.errors import UsageError, UserError
-from vr1_jax.weights import array_store, checkpoint_dir, tree
+from vr1_jax.models import mapping
+from vr1_jax.weights import array_store, checkpoint_dir
 from vr1_jax.weights.conversion import flax_to_hf, hf_to_flax
 
 
@@ -126,7 +127,7 @@ def test_a_step_of_a_run_is_exported(published, tmp_path):
     checkpoint_dir.copy_assets(published(), run / checkpoint_dir.HF)
     for step, context in ((3, ocp.Context()), (12, array_store.save_context())):
         with context:
-            state = {checkpoint_dir.PARAMS: tree.to_tree(model), "optimizer": {"count": np.array(step)}}
+            state = {checkpoint_dir.PARAMS: mapping.to_tree(model), "optimizer": {"count": np.array(step)}}
             ocp.save_checkpointables(checkpoint_dir.step_directory(run, step), state)
         flax_to_hf(run, tmp_path / str(step), step=step)
         assert differences(published(), tmp_path / str(step)) == []

@@ -13,9 +13,10 @@ from safetensors.numpy import save_file
 import vr1_jax
 from vr1_jax import sharding
 from vr1_jax.errors import UsageError, UserError
+from vr1_jax.models import mapping
 from vr1_jax.models.families import abstract_model
 from vr1_jax.models.qwen25vl import Qwen25VL
-from vr1_jax.weights import array_store, blocks, checkpoint_dir, loading, tree
+from vr1_jax.weights import array_store, blocks, checkpoint_dir, loading
 from vr1_jax.weights.conversion import hf_to_flax
 from vr1_jax.weights.hf_directory import HFDirectory
 
@@ -38,7 +39,7 @@ def equal(a, b) -> bool:
 def test_every_weight_arrives(published, tied):
     model, config = vr1_jax.load_model(published(tied, "float32"))
     assert (model.text.head is None) == config.text.tied == tied
-    arrays, tensors = tree.parameters(model), tensors_of(published(tied, "float32"))
+    arrays, tensors = mapping.parameters(model), tensors_of(published(tied, "float32"))
     for rule in Qwen25VL.rules(config):
         layers = arrays[rule.path] if rule.stacked else arrays[rule.path][None]
         for key, layer in zip(rule.keys(layers.shape), layers, strict=True):
@@ -90,7 +91,7 @@ def test_each_value_is_read_once(published, axes):
     source, mesh = Counted(published()), sharding.make_mesh(**axes)
     abstract = abstract_model(source.config)
     loading.place(source, abstract, mesh, sharding.TRAIN_RULES)
-    shapes = tree.parameter_shapes(abstract)
+    shapes = mapping.parameter_shapes(abstract)
     assert total == {path: np.prod(shape) for path, shape in shapes.items()}
     split = mesh.shape["fsdp"] * mesh.shape["tensor"]
     assert largest["text.layers.gate"] * split == np.prod(shapes["text.layers.gate"])
@@ -109,8 +110,8 @@ def test_orbax_itself_restores_a_converted_model(published, converted):
         lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), abstract_model(config), placement
     )
     step = checkpoint_dir.find_checkpoint(converted).directory
-    restored = ocp.load(step, tree.to_tree(abstract), checkpointable_name=checkpoint_dir.PARAMS)
-    assert equal(tree.from_tree(restored, abstract), model)
+    restored = ocp.load(step, mapping.to_tree(abstract), checkpointable_name=checkpoint_dir.PARAMS)
+    assert equal(mapping.from_tree(restored, abstract), model)
 
 
 @pytest.fixture
@@ -121,7 +122,7 @@ def run(published, converted, tmp_path):
     model, _ = vr1_jax.load_model(published(), mesh=sharding.make_mesh(fsdp=4, tensor=2))
 
     def save(step: int, context: ocp.Context):
-        params = tree.to_tree(jax.tree.map(lambda x: x * step, model))
+        params = mapping.to_tree(jax.tree.map(lambda x: x * step, model))
         state = {checkpoint_dir.PARAMS: params, "optimizer": {"count": np.array(step)}}
         with context:
             ocp.save_checkpointables(checkpoint_dir.step_directory(root, step), state)
@@ -143,7 +144,7 @@ def test_a_run_directory_from_another_mesh(published, run, context):
     assert equal(vr1_jax.load_model(root, step=5)[0], times(5))
     # Layer by layer, as export reads.
     checkpoint = checkpoint_dir.find_checkpoint(root)
-    shapes = tree.parameter_shapes(original)
+    shapes = mapping.parameter_shapes(original)
     source = array_store.StoredParameters(checkpoint.directory, shapes)
     up = "text.layers.up"
     for layer in range(3):
@@ -156,7 +157,7 @@ def test_a_run_directory_from_another_mesh(published, run, context):
 def test_our_options_keep_layers_apart_on_disk(run, published):
     root, save = run
     save(1, array_store.save_context())
-    shapes = tree.parameter_shapes(vr1_jax.load_model(published())[0])
+    shapes = mapping.parameter_shapes(vr1_jax.load_model(published())[0])
     source = array_store.StoredParameters(checkpoint_dir.step_directory(root, 1), shapes)
     for path, store in source._stores.items():
         assert (store.chunk_layout.read_chunk.shape[0] == 1) == (".layers." in path), path

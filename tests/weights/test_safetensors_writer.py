@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import array_shapes
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from vr1_jax.weights.safetensors_writer import ShardWriter, plan_shards
+from vr1_jax.weights.hf_directory import ShardWriter, plan_shards
 
 
 @given(

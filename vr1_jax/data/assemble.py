@@ -5,17 +5,70 @@ A step's batch is computed from the step's number alone, so any worker can build
 
 import dataclasses
 from collections import Counter
+from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
-from vr1_jax.data.collate import DoesNotFit, collate, collate_answers, require_fit
+from vr1_jax.data.collate import DoesNotFit, PromptLayout, collate, collate_answers, mrope_positions, require_fit
 from vr1_jax.data.encode import Encoded, Encoder, Media, ShuffleBy, shuffled_patches, shuffled_slots
-from vr1_jax.data.layout import PromptLayout, mrope_positions
-from vr1_jax.data.order import Order
 from vr1_jax.data.quarantine import Refusal, RefusedErrors
 from vr1_jax.data.sources import Group, Records
 from vr1_jax.errors import UserError
 from vr1_jax.media.cache import CachedMedia
+
+TURNS, PLACES, SUBSTITUTES, REFILLS = range(4)  # what a stream of random numbers is for
+
+
+class Order:
+    """Batches of `rows` records from groups of the given sizes. `shares` are the groups' parts of the steps."""
+
+    def __init__(self, sizes: Sequence[int], rows: int, seed: int, shares: Sequence[float] | None = None):
+        self.sizes, self.rows, self.seed = tuple(sizes), rows, seed
+        batches = [-(-size // rows) for size in sizes]
+        if shares is not None:
+            total = sum(batches)
+            batches = [max(1, round(total * share)) if share > 0 else 0 for share in shares]
+        self.batches = tuple(batches)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return sum(self.batches)
+
+    def batch(self, step: int) -> tuple[int, int]:
+        """The step's group, and the place of the batch's first row in the group's endless sequence."""
+        epoch, turn = divmod(step, self.steps_per_epoch)
+        groups, earlier = _turns(self.seed, self.batches, epoch)
+        group = int(groups[turn])
+        return group, (epoch * self.batches[group] + int(earlier[turn])) * self.rows
+
+    def record(self, group: int, place: int, attempt: int = 0, refill: int = 0) -> int:
+        """Which record fills a place, after `attempt` of them were refused; of further batch `refill`, if any."""
+        size = self.sizes[group]
+        number, offset = divmod(place, size)
+        if refill:
+            return int(_permutation(self.seed, REFILLS, group, number, size, refill)[(offset + attempt) % size])
+        if attempt == 0:
+            return int(_permutation(self.seed, PLACES, group, number, size)[offset])
+        substitutes = _permutation(self.seed, SUBSTITUTES, group, number, size)
+        return int(substitutes[(offset + attempt - 1) % size])
+
+
+@lru_cache(maxsize=4)
+def _turns(seed: int, batches: tuple[int, ...], epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    """For each step of an epoch its group, and how many earlier steps of the epoch had the same one."""
+    groups = np.repeat(np.arange(len(batches)), batches)
+    groups = groups[np.random.default_rng([seed, TURNS, epoch]).permutation(len(groups))]
+    earlier = np.empty(len(groups), np.int64)
+    for group, count in enumerate(batches):
+        earlier[groups == group] = np.arange(count)
+    return groups, earlier
+
+
+@lru_cache(maxsize=16)
+def _permutation(seed: int, purpose: int, group: int, number: int, size: int, *refill: int) -> np.ndarray:
+    return np.random.default_rng([seed, purpose, group, number, *refill]).permutation(size)
+
 
 MAX_TRIES = 200  # with half of all records bad, a place stays empty once in 10^60
 

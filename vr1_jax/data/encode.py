@@ -12,8 +12,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from vr1_jax.data.collate import EncodedPrompt
-from vr1_jax.data.layout import VisualBlock
+from vr1_jax.data.collate import EncodedPrompt, VisualBlock
 from vr1_jax.data.prompts import FIXED, LossOn, PromptStyle, SupervisedTokens, encode_supervised, prompt_messages
 from vr1_jax.data.records import Sample
 from vr1_jax.data.tokenizer import ChatTokenizer

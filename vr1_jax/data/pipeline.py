@@ -27,11 +27,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vr1_jax.data.assemble import Assembler
-from vr1_jax.data.collate import Bucket
+from vr1_jax.data.assemble import Assembler, Order
+from vr1_jax.data.collate import Bucket, PromptLayout
 from vr1_jax.data.encode import Encoder, Media, ShuffleBy
-from vr1_jax.data.layout import PromptLayout
-from vr1_jax.data.order import Order
 from vr1_jax.data.quarantine import Refusal
 from vr1_jax.data.sources import Group, Kind, Records, Selection, Source, fingerprint, group_records
 from vr1_jax.errors import UserError

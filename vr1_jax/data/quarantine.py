@@ -13,8 +13,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from vr1_jax.data.collate import DoesNotFit
-from vr1_jax.data.layout import LayoutError
+from vr1_jax.data.collate import DoesNotFit, LayoutError
 from vr1_jax.data.records import RecordError, Sample
 from vr1_jax.errors import UserError
 from vr1_jax.media.frames import MediaError

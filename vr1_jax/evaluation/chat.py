@@ -11,10 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from vr1_jax.data.collate import Bucket, EncodedPrompt, collate
+from vr1_jax.data.collate import Bucket, EncodedPrompt, PromptLayout, collate
 from vr1_jax.data.encode import Encoder
-from vr1_jax.data.layout import PromptLayout
-from vr1_jax.data.presentation import Presentation, read_presentation
+from vr1_jax.data.prompts import Presentation, read_presentation
 from vr1_jax.data.tokenizer import ChatTokenizer, load_tokenizer
 from vr1_jax.errors import UserError
 from vr1_jax.evaluation.batching import Batcher, Shape, Size, rows_per_device

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from vr1_jax.config_files import flat
-from vr1_jax.data.presentation import Presentation
+from vr1_jax.data.prompts import Presentation
 from vr1_jax.data.record_file import RecordFile
 from vr1_jax.data.records import RecordError
 from vr1_jax.errors import UserError

@@ -8,8 +8,11 @@ together are one flattened axis. `DNH -> NH D` says that a published matrix [hea
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import jax
 import numpy as np
+from flax import nnx
 
 
 @dataclass(frozen=True)
@@ -73,3 +76,40 @@ def _runs(axes: Sequence[tuple[int, slice]]) -> list[slice]:
             rows = [row for run in runs for row in range(run.start, run.stop)]
             runs = [slice(row * size + start, row * size + stop) for row in rows]
     return runs
+
+
+def parameter_shapes(model: nnx.Module) -> dict[str, tuple[int, ...]]:
+    return {path: array.shape for path, array in parameters(model).items()}
+
+
+def parameters(model: nnx.Module) -> dict[str, Any]:
+    """Dotted name -> array (or shape, or sharding), in the order of the model's leaves."""
+    nodes = jax.tree.leaves_with_path(model, is_leaf=lambda node: isinstance(node, nnx.Variable))
+    return {jax.tree_util.keystr(path, simple=True, separator="."): node.get_value() for path, node in nodes}
+
+
+def to_tree(model: nnx.Module) -> dict[str, Any]:
+    """text.layers.query -> {"text": {"layers": {"query": array}}}."""
+    return nest(parameters(model))
+
+
+def nest(named: dict[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for path, value in named.items():
+        *parents, name = path.split(".")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[name] = value
+    return tree
+
+
+def from_tree(tree: dict[str, Any], like: nnx.Module) -> nnx.Module:
+    """A model like `like` (abstract or not) with the arrays of `tree`."""
+    leaves = []
+    for path in parameters(like):
+        node = tree
+        for name in path.split("."):
+            node = node[name]
+        leaves.append(node)
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)

@@ -30,14 +30,22 @@ from jax.experimental import multihost_utils
 from vr1_jax.config import CheckpointConfig
 from vr1_jax.errors import UserError
 from vr1_jax.files import out_of_space, read_json
+from vr1_jax.models.mapping import nest
 from vr1_jax.training import processes
-from vr1_jax.training.config_check import check_config
-from vr1_jax.training.integrity import damage, flush_directories, write_checksums
-from vr1_jax.training.step_directories import aside, clear_leftovers, numbered, remove, set_aside
+from vr1_jax.training.integrity import (
+    aside,
+    check_config,
+    clear_leftovers,
+    damage,
+    flush_directories,
+    numbered,
+    remove,
+    set_aside,
+    write_checksums,
+)
 from vr1_jax.types import TrainState
 from vr1_jax.weights.array_store import save_context
 from vr1_jax.weights.checkpoint_dir import PARAMS, STEPS, step_directory
-from vr1_jax.weights.tree import nest
 
 TRAINER = "trainer"
 PROGRESS = "progress.json"

@@ -10,8 +10,7 @@ import numpy as np
 from vr1_jax.config import TrainConfig
 from vr1_jax.data.pipeline import Batch, Batches
 from vr1_jax.models.base import Model
-from vr1_jax.rl.experience import Judged, judge, masked, texts, trim
-from vr1_jax.rl.refill import Pool, of_attempts
+from vr1_jax.rl.experience import Judged, Pool, judge, masked, of_attempts, texts, trim
 from vr1_jax.sampling.sampler import place_prompt, rollout_params
 from vr1_jax.sharding import batch_sharding, place_rows
 from vr1_jax.training import setup

@@ -4,11 +4,17 @@ Each process takes a share of the files, so that a large checkpoint is read by a
 checksums of all shares together cover every file, whatever the number of processes that verify them.
 """
 
+import json
+import logging
 import os
+import shutil
 import zlib
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+from vr1_jax.config_files import flat
 from vr1_jax.errors import UserError
 from vr1_jax.files import read_json, write_json
 
@@ -88,3 +94,60 @@ def _read(path: Path, *, flush: bool = False) -> list[int]:
         if flush:
             os.fsync(file.fileno())
     return [size, crc]
+
+
+_SAVING, _REMOVED, _DAMAGED = ".saving", ".removed", ".damaged"
+
+logger = logging.getLogger(__name__)
+
+
+def numbered(steps: Path) -> list[int]:
+    """Checkpoints, ascending; `checkpoint_dir.steps` leaves out those that lost their parameters."""
+    return sorted(int(entry.name) for entry in steps.iterdir() if entry.name.isdecimal() and entry.is_dir())
+
+
+def aside(directory: Path) -> Path:
+    """Where a step is written; Orbax appends a suffix of its own until it has finished its part."""
+    return directory.with_suffix(_SAVING)
+
+
+def set_aside(directory: Path) -> None:
+    """Out of the way of the step's next save; a person may want to look at it."""
+    target = directory.with_suffix(_DAMAGED)
+    shutil.rmtree(target, ignore_errors=True)
+    directory.rename(target)
+    logger.warning("kept as %s; delete it when it is of no use", target)
+
+
+def remove(directory: Path) -> None:
+    """Under another name first, so that a kill leaves no half of it under its number."""
+    shutil.rmtree(directory.rename(directory.with_suffix(_REMOVED)))
+
+
+def clear_leftovers(steps: Path) -> None:
+    """What killed or failed saves left. Whatever resists, being written to still, goes the next time."""
+    for entry in steps.iterdir():
+        number, _, rest = entry.name.partition(".")
+        if number.isdecimal() and f".{rest}".startswith((_SAVING, _REMOVED)):
+            shutil.rmtree(entry, ignore_errors=True)
+
+
+def check_config(saved: dict[str, Any], current: dict[str, Any], harmless: Collection[str], *, run: Path) -> None:
+    """Refuse to go on with a run under another config; `harmless` names fields, or groups, that may differ."""
+    old, new = flat(saved), flat(json.loads(json.dumps(current)))
+    differing = [
+        f"{name} {_shown(old, name)} -> {_shown(new, name)}"
+        for name in sorted(old.keys() | new.keys())
+        if not any(f"{name}.".startswith(f"{field}.") for field in harmless)
+        and _shown(old, name, None) != _shown(new, name, None)
+    ]
+    if differing:
+        raise UserError(
+            f"{run}: its checkpoints were made with another config ({'; '.join(differing)}); "
+            "set these back, or use another run directory"
+        )
+
+
+def _shown(fields: dict[str, Any], name: str, limit: int | None = 60) -> str:
+    text = json.dumps(fields[name], ensure_ascii=False) if name in fields else "(absent)"
+    return text if limit is None or len(text) <= limit else f"{text[:limit]}..."

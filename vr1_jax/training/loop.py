@@ -19,11 +19,10 @@ from vr1_jax.sampling.sampler import place_prompt
 from vr1_jax.sharding import place_rows
 from vr1_jax.training import heldout, processes, setup
 from vr1_jax.training.experience import admit, ask
-from vr1_jax.training.metrics import MetricsLog, Phases, host_memory_gb, progress_line
+from vr1_jax.training.metrics import MetricsLog, Phases, host_memory_gb, padding, progress_line, speed
+from vr1_jax.training.processes import stop_on_signal
 from vr1_jax.training.rollouts import forget_rollouts
-from vr1_jax.training.speed import padding, speed
 from vr1_jax.training.steps import grpo_step, sft_step, split_off
-from vr1_jax.training.stopping import stop_on_signal
 from vr1_jax.types import Experience, Supervised, TrainState
 
 log = logging.getLogger("vr1_jax")

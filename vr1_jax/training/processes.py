@@ -1,8 +1,9 @@
-"""Runs of several processes: joining them, the few numbers they exchange on the host, and failing together."""
+"""Runs of several processes: joining them, what they tell each other on the host, failing, stopping."""
 
 import asyncio
 import importlib.util
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -138,3 +139,32 @@ def gather(values: np.ndarray) -> np.ndarray:
         return values
     table = multihost_utils.process_allgather(values)
     return table.reshape(-1, *values.shape[1:])
+
+
+@contextmanager
+def stop_on_signal(*signals: signal.Signals) -> Iterator[Callable[[], bool]]:
+    """Yields `stop_requested`, to be asked once a step, by every process at the same step.
+
+    A signal reaches the processes of a run between different steps, or only one of them; they all stop after
+    the same step as soon as one was told to. Signals are SIGTERM unless named. For the main thread only.
+    """
+    received = False
+    previous = {number: signal.getsignal(number) for number in signals or (signal.SIGTERM,)}
+
+    def request(number: int, _: object) -> None:
+        nonlocal received
+        received = True
+        signal.signal(number, previous[number])
+
+    def stop_requested() -> bool:
+        if jax.process_count() == 1:
+            return received
+        return bool(multihost_utils.process_allgather(np.array(received)).any())
+
+    for number in previous:
+        signal.signal(number, request)
+    try:
+        yield stop_requested
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -28,7 +28,7 @@ from jax.sharding import Mesh
 
 from vr1_jax.config import TrainConfig
 from vr1_jax.config_files import to_json
-from vr1_jax.data.presentation import FILE, Presentation, write_presentation
+from vr1_jax.data.prompts import FILE, Presentation, write_presentation
 from vr1_jax.errors import UserError
 from vr1_jax.files import lock, read_json, write_json
 from vr1_jax.weights.checkpoint_dir import (

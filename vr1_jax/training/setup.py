@@ -14,11 +14,10 @@ from jax.sharding import AxisType, Mesh
 
 from vr1_jax.config import DataConfig, TrainConfig
 from vr1_jax.config_files import to_json
-from vr1_jax.data.collate import Bucket
+from vr1_jax.data.collate import Bucket, PromptLayout
 from vr1_jax.data.encode import Encoder
-from vr1_jax.data.layout import PromptLayout
 from vr1_jax.data.pipeline import Batching, Pipeline
-from vr1_jax.data.presentation import Presentation
+from vr1_jax.data.prompts import Presentation
 from vr1_jax.data.quarantine import Quarantine
 from vr1_jax.data.record_file import RecordFile
 from vr1_jax.data.sources import Kind, Selection, Source

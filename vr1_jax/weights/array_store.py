@@ -18,10 +18,10 @@ import tensorstore as ts
 
 from vr1_jax.errors import UserError
 from vr1_jax.files import read_json
+from vr1_jax.models.mapping import nest
 from vr1_jax.weights import blocks
 from vr1_jax.weights.blocks import Index
 from vr1_jax.weights.checkpoint_dir import PARAMS
-from vr1_jax.weights.tree import nest
 
 _CHUNK_BYTES = 32 * 2**20
 

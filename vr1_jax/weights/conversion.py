@@ -11,7 +11,7 @@ from vr1_jax.errors import UserError
 from vr1_jax.files import check_output_directory, check_space, whole_directory, write_json
 from vr1_jax.models.config import flatten_hf_config
 from vr1_jax.models.families import abstract_model, family_of
-from vr1_jax.models.mapping import Rule
+from vr1_jax.models.mapping import Rule, parameter_shapes
 from vr1_jax.progress import Progress
 from vr1_jax.weights import blocks
 from vr1_jax.weights.array_store import ParameterWriter, StoredParameters
@@ -26,9 +26,7 @@ from vr1_jax.weights.checkpoint_dir import (
     step_directory,
     write_meta,
 )
-from vr1_jax.weights.hf_directory import DTYPES, HFDirectory
-from vr1_jax.weights.safetensors_writer import ShardWriter
-from vr1_jax.weights.tree import parameter_shapes
+from vr1_jax.weights.hf_directory import DTYPES, HFDirectory, ShardWriter
 
 _DTYPE_OF = {"bfloat16": DTYPES["BF16"], "float16": DTYPES["F16"], "float32": DTYPES["F32"]}
 

@@ -12,12 +12,12 @@ from vr1_jax.errors import UserError
 from vr1_jax.models.base import Model
 from vr1_jax.models.config import ModelConfig
 from vr1_jax.models.families import abstract_model
+from vr1_jax.models.mapping import parameter_shapes
 from vr1_jax.sharding import TRAIN_RULES, Rules, shardings
 from vr1_jax.weights import blocks
 from vr1_jax.weights.array_store import StoredParameters
 from vr1_jax.weights.checkpoint_dir import HF, STEPS, find_checkpoint, is_checkpoint
 from vr1_jax.weights.hf_directory import HFDirectory
-from vr1_jax.weights.tree import parameter_shapes
 
 # Weights that can be read in blocks, under our parameter names.
 Source = HFDirectory | StoredParameters

@@ -10,9 +10,8 @@ import tyro
 
 from vr1_jax.arguments import parse
 from vr1_jax.config_files import parse_config, read_config
-from vr1_jax.data.layout import PositionRule, TimeSpacing
-from vr1_jax.data.presentation import Presentation, read_presentation
-from vr1_jax.data.prompts import Preset
+from vr1_jax.data.collate import PositionRule, TimeSpacing
+from vr1_jax.data.prompts import Presentation, Preset, read_presentation
 from vr1_jax.errors import UsageError
 from vr1_jax.media.frames import IMAGE_BUDGET, TRAINING_BUDGET, FrameBudget, ImageBudget
 from vr1_jax.sampling.settings import SamplingConfig

@@ -26,8 +26,7 @@ from vr1_jax.progress import Progress
 from vr1_jax.sharding import make_mesh
 from vr1_jax.tools.annotate.config import AnnotateConfig
 from vr1_jax.tools.annotate.rationale import MalformedAnswer, split_answer
-from vr1_jax.tools.annotate.report import Tally
-from vr1_jax.tools.annotate.rules import Draft, Keeper, KeepRules, Verdict
+from vr1_jax.tools.annotate.rules import Draft, Keeper, KeepRules, Tally, Verdict
 from vr1_jax.weights.loading import open_source
 
 CHUNK = 64  # records read before they are sorted into batches

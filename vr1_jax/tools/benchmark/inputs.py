@@ -7,8 +7,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from vr1_jax.data.collate import Bucket, EncodedPrompt, collate
-from vr1_jax.data.layout import PromptLayout, VisualBlock
+from vr1_jax.data.collate import Bucket, EncodedPrompt, PromptLayout, VisualBlock, collate
 from vr1_jax.data.pipeline import Batch
 from vr1_jax.models.base import Model
 from vr1_jax.models.config import ModelConfig

@@ -11,8 +11,7 @@ import jax
 import numpy as np
 
 from vr1_jax.config import DataConfig, TrainConfig
-from vr1_jax.data.collate import Bucket
-from vr1_jax.data.layout import PromptLayout
+from vr1_jax.data.collate import Bucket, PromptLayout
 from vr1_jax.data.quarantine import Quarantine
 from vr1_jax.data.tokenizer import load_tokenizer
 from vr1_jax.errors import UsageError, UserError

@@ -23,8 +23,7 @@ import numpy as np
 
 from vr1_jax.config_files import flat
 from vr1_jax.errors import UserError
-from vr1_jax.evaluation.results import SEED, answers_of, clusters_of, error_of
-from vr1_jax.evaluation.statistics import cluster_means, sign_flip_p
+from vr1_jax.evaluation.results import SEED, answers_of, cluster_means, clusters_of, error_of, sign_flip_p
 
 CAUSES = ("broken in one", "frames", "prompt", "extraction", "output", "none")
 KEY = ("problem", "path", "options", "solution", "problem_type")

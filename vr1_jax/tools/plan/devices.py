@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import jax
 
 from vr1_jax.errors import UsageError
-from vr1_jax.training.speed import PEAK_FLOPS, device_name
+from vr1_jax.training.metrics import PEAK_FLOPS, device_name
 
 
 @dataclass(frozen=True)

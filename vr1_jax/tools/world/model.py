@@ -13,9 +13,9 @@ from vr1_jax.data.prompts import ANSWER_FORM, EVALUATION_TAGS, PONDER, TRAINING_
 from vr1_jax.files import write_json
 from vr1_jax.models.config import ModelConfig, TextConfig, VisionConfig
 from vr1_jax.models.families import abstract_model, family_of
+from vr1_jax.models.mapping import parameter_shapes
 from vr1_jax.tools.world.scenes import ORDERED, STILL
-from vr1_jax.weights.safetensors_writer import ShardWriter
-from vr1_jax.weights.tree import parameter_shapes
+from vr1_jax.weights.hf_directory import ShardWriter
 
 # Qwen2.5-VL's special tokens, in its order; ids follow the text vocabulary.
 SPECIAL_TOKENS = (
