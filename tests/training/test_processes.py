@@ -14,6 +14,8 @@ from vr1_jax.config import MeshConfig, WatchConfig
 from vr1_jax.training.loop import train
 from vr1_jax.training.metrics import read_metrics
 
+# The KL is a small difference of log-probs, which agree to 1e-4; a gradient without signal is rounding alone.
+ROUNDING = {"kl": 1e-4, "grad_norm": 1e-3}
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = """
 from pathlib import Path
@@ -45,7 +47,11 @@ def test_two_processes_train_as_one(tmp_path, port):
 
     config = tmp_path / "two.py"
     config.write_text(CONFIG.format(world=str(world), sft=str(sft), run=str(tmp_path / "two")))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests"), "XLA_FLAGS": ""}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT / "tests"),
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+    }
     command = [sys.executable, "scripts/train.py", "--config", config, "--coordinator", f"127.0.0.1:{port}"]
     children = [
         subprocess.Popen(
@@ -59,13 +65,14 @@ def test_two_processes_train_as_one(tmp_path, port):
         for process in range(2)
     ]
     for child in children:
-        _, errors = child.communicate(timeout=300)
+        _, errors = child.communicate(timeout=600)
         assert child.returncode == 0, errors
 
     one, two = read_metrics(tmp_path / "one"), read_metrics(tmp_path / "two")
     assert len(two) == len(one) == 3
     for alone, together in zip(one, two, strict=True):
         for name in ("loss", "reward", "accuracy", "length", "kl", "entropy", "grad_norm"):
-            np.testing.assert_allclose(together[name], alone[name], rtol=1e-3, atol=1e-5, err_msg=name)
+            atol = ROUNDING.get(name, 1e-5)
+            np.testing.assert_allclose(together[name], alone[name], rtol=1e-3, atol=atol, err_msg=name)
     for name in ("heldout_accuracy", "heldout_format", "heldout_accuracy_error"):
         assert two[-1][name] == pytest.approx(one[-1][name], abs=1e-6)
