@@ -10,22 +10,25 @@ import numpy as np
 import pytest
 from tiny_runs import rl_config, sft_config, write_small_world
 
-from vr1_jax.config import MeshConfig, WatchConfig
+from vr1_jax.config import MeshConfig, OptimizerConfig, WatchConfig
 from vr1_jax.training.loop import train
 from vr1_jax.training.metrics import read_metrics
 
 # The KL is a small difference of log-probs, which agree to 1e-4; a gradient without signal is rounding alone.
 ROUNDING = {"kl": 1e-4, "grad_norm": 1e-3}
+# Adam makes full steps of rounding alone, too: small ones here, so that two runs stay comparable.
+OPTIMIZER = OptimizerConfig(learning_rate=1e-4)
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = """
 from pathlib import Path
 from tiny_runs import rl_config
-from vr1_jax.config import MeshConfig, WatchConfig
+from vr1_jax.config import MeshConfig, OptimizerConfig, WatchConfig
 
 def get_config():
     return rl_config(
         Path({world!r}), Path({sft!r}), Path({run!r}), steps=3, prompts_per_step=8,
         mesh=MeshConfig(fsdp=2), watch=WatchConfig(evaluate_every=3),
+        optimizer=OptimizerConfig(learning_rate=1e-4),
     )
 """
 
@@ -43,7 +46,11 @@ def test_two_processes_train_as_one(tmp_path, port):
     mesh = MeshConfig(fsdp=8)
     train(sft_config(world, sft, steps=2, prompts_per_step=8, mesh=mesh))
     watch = WatchConfig(evaluate_every=3)
-    train(rl_config(world, sft, tmp_path / "one", steps=3, prompts_per_step=8, mesh=mesh, watch=watch))
+    train(
+        rl_config(
+            world, sft, tmp_path / "one", steps=3, prompts_per_step=8, mesh=mesh, watch=watch, optimizer=OPTIMIZER
+        )
+    )
 
     config = tmp_path / "two.py"
     config.write_text(CONFIG.format(world=str(world), sft=str(sft), run=str(tmp_path / "two")))
