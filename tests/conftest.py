@@ -21,7 +21,7 @@ import pytest  # noqa: E402
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
-# Files whose tests took more than SLOW seconds of CPU time when `make test` last measured them. A file
+# Files whose tests took more than SLOW seconds of CPU time when `make measure` last measured them. A file
 # enters the list above SLOW seconds and leaves it below half of that; one that is not measured yet is quick.
 SLOW_FILES = REPOSITORY / "tests/slow_files.txt"
 SLOW = 4

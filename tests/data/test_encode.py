@@ -27,7 +27,7 @@ def test_video_image_and_text(samples, tmp_path, tiny_tokenizer, media):
     assert image.seconds_per_slice == 0
     assert (image.prompt.tokens == tiny_tokenizer.image_token).sum() == 4
     assert still.prompt.blocks[0].grid == (1, 4, 4)
-    assert text.frames is None
+    assert text.view is None
     assert text.prompt.bucket.slices == 0
     assert video.supervised is None
 
@@ -45,7 +45,7 @@ def test_shuffled_frames_are_the_same_frames_in_another_order(samples, tmp_path,
     for seed in range(20):
         patches, order = shuffled_patches(video, np.random.default_rng(seed), encode.geometry)
         assert (patches != video.prompt.patches[0]).any()
-        frames = [patchify(frame[None])[0].tobytes() for frame in video.frames]
+        frames = [patchify(frame[None])[0].tobytes() for frame in video.view.frames]
         # Slices are (t, patch, (channel, frame, row, column)): take them apart into frames again.
         pairs = patches.reshape(4, 16, 3, 2, 196)
         found = [

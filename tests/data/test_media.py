@@ -74,7 +74,7 @@ def test_a_folder_is_a_clip_at_its_own_rate(reader, tmp_path):
 
 def test_the_decoding_process_imports_no_jax():
     program = (
-        "import sys; from vr1_jax.data import media; media._import_decoders(); "
+        "import sys; from vr1_jax.media import reader; reader._import_decoders(); "
         "print({'jax', 'torch'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -56,7 +56,7 @@ def test_same_greedy_text(checkpoint, exported, records, small_world, reference)
     asked = Presentation(positions="transformers5").evaluated().told(frames=4)
     chat = load_chat_model(checkpoint, presentation=asked)
     questions = Questions(records, small_world / "media", chat)
-    with MediaReader(unit=chat.geometry.unit) as reader:
+    with MediaReader(unit=chat.encoder.geometry.unit) as reader:
         asked = [questions.read(number, reader) for number in range(3)]
     assert [question.error for question in asked] == [None] * 3
     size = functools.reduce(Size.union, (Size(question.prompt.bucket) for question in asked)).rounded()

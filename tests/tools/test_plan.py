@@ -14,15 +14,15 @@ from vr1_jax.errors import UsageError
 from vr1_jax.models.families import parse_hf_config
 from vr1_jax.models.flops import count_parameters
 from vr1_jax.models.qwen25vl import PUBLISHED, size_in_name
-from vr1_jax.rl import experience
 from vr1_jax.rl.advantages import GRPOConfig
 from vr1_jax.rl.logprobs import TokenScores
+from vr1_jax.sampling import sampler
 from vr1_jax.sharding import batch_sharding
 from vr1_jax.tools.plan.devices import Device, Target, find_target, recognise
 from vr1_jax.tools.plan.plan import USABLE_MEMORY, Need, Plan, make_plan, planned_model, report
 from vr1_jax.tools.plan.programs import Outline, Sizes, bytes_per_device, programs
 from vr1_jax.tools.world.model import tiny_config
-from vr1_jax.training import loop, setup
+from vr1_jax.training import experience, loop, setup
 from vr1_jax.types import Completion
 
 MACHINE = Target("test", Device("test", 16e9, 1e12, 1e12), 8)
@@ -120,8 +120,8 @@ def seen_by_the_loop(tmp_path, monkeypatch):
         seen["update"] = (state, batch)
         raise Stop
 
-    monkeypatch.setattr(experience, "generate", ordinary)
-    monkeypatch.setattr(loop, "score_batch", score)
+    monkeypatch.setattr(sampler, "generate", ordinary)
+    monkeypatch.setattr(experience, "score_batch", score)
     monkeypatch.setattr(loop, "grpo_step", update)
 
     def step(**changes):

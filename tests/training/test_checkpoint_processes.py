@@ -19,9 +19,8 @@ jax.distributed.initialize(f"127.0.0.1:{port}", 2, process)
 import numpy as np
 from tiny_state import abstract_state, checkpoints, largest_file, state_at
 from vr1_jax import sharding
-from vr1_jax.weights.errors import UserError
-from vr1_jax.training.processes import stop_on_signal
-from vr1_jax.training.processes import end_if_several
+from vr1_jax.errors import UserError
+from vr1_jax.training.processes import end_if_several, stop_on_signal
 
 mesh = sharding.make_mesh(1, 2, 1)
 with checkpoints(run) as saved, stop_on_signal() as stop_requested:
