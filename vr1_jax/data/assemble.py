@@ -17,6 +17,21 @@ from vr1_jax.data.sources import Group, Records
 from vr1_jax.errors import UserError
 from vr1_jax.media.cache import CachedMedia
 
+# Which record stands where: a pure function of the seed and the step.
+#
+# Records are sorted into *groups*, one to a bucket, and every step takes its prompts from one group. An epoch has
+# as many steps as it takes to see every record once, the groups' turns shuffled. A group's records are an endless
+# sequence of passes, each shuffled anew; a batch may take the end of one pass and the start of the next, so no
+# record is left out and none has a fixed neighbour.
+#
+# A place whose record turns out bad is filled by the record at the same place of another shuffled order of the
+# group, then by the ones after it. That order depends on nothing that was decoded, so neither other processes nor
+# earlier steps need to be asked. The price is that about as many good records are seen twice in a pass as there
+# are bad ones.
+#
+# A step may ask for further batches of its own group. They too come from shuffled orders of their own, so that how
+# often steps ask changes nothing for the steps after them.
+
 TURNS, PLACES, SUBSTITUTES, REFILLS = range(4)  # what a stream of random numbers is for
 
 

@@ -6,6 +6,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+# Where everything goes in a prompt: mRoPE positions, visual slots, patch coordinates, attention windows.
+#
+# All ragged logic of the model lives here, once, in numpy. A *grid* is (slices, patch rows, patch columns) of
+# one image or video, as the processors report it; a *unit* is a merge x merge block of patches, one token.
+
 # How positions go on after a visual block.
 #   published      after the largest position of the block on any axis: what Qwen2.5-VL was trained with
 #   transformers5  after its larger side, so that text overlaps the video's time axis: for comparison

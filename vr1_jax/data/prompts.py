@@ -150,6 +150,11 @@ def encode_supervised(
     )
 
 
+# How records are put before a model. A run writes down how it trains; whatever asks the model later reads it.
+#
+# The file lies beside config and tokenizer and travels with them through every conversion. A model without one was
+# trained elsewhere, and is asked as Video-R1 asks.
+
 FILE = "presentation.json"
 
 

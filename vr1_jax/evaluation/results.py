@@ -21,6 +21,11 @@ from vr1_jax.evaluation.benchmarks import Benchmark, Grouping, family, named
 from vr1_jax.evaluation.scoring import prediction, score_sample
 from vr1_jax.rewards.accuracy import RULES
 
+# Means with bootstrap intervals. Questions about one video are drawn together: they are not independent.
+#
+# The bootstrap draws whole clusters with replacement, so a benchmark of 2,700 questions on 900 videos has the
+# uncertainty of 900 draws. All means of one call share their draws.
+
 DRAWS = 2000
 LEVEL = 0.95
 DRAWS_AT_ONCE = 100

@@ -78,6 +78,9 @@ def _runs(axes: Sequence[tuple[int, slice]]) -> list[slice]:
     return runs
 
 
+# Parameters by name, and as the nested dict that checkpoints keep: plain names outlive flax versions.
+
+
 def parameter_shapes(model: nnx.Module) -> dict[str, tuple[int, ...]]:
     return {path: array.shape for path, array in parameters(model).items()}
 

@@ -33,6 +33,10 @@ from collections.abc import Callable
 from vr1_jax.errors import UserError
 from vr1_jax.rewards import answers
 
+# How near one text is to another, in [0, 1]: word error rate and ROUGE.
+#
+# Both are quadratic in words, so neither may read a text of any length: see the two limits below.
+
 # ROUGE reads the first so many characters and words of a text. A completion is at most 1024 tokens in every
 # published setting, which is fewer words; a longer text is compared by its beginning.
 MAX_ROUGE_CHARACTERS = 8192

@@ -113,6 +113,9 @@ def judge(
     return Judged(answers, shuffled.texts if shuffled else [], scores, against, signal, lengths, metrics)
 
 
+# Dynamic sampling: where all answers of a group earn the same, further questions take its place.
+
+
 def of_attempts(attempts: list[dict[str, float]]) -> dict[str, float]:
     """Metrics over everything sampled in a step, of which the last batch is no fair sample: it was asked for
     only where those before it had no signal.

@@ -96,6 +96,8 @@ def _read(path: Path, *, flush: bool = False) -> list[int]:
     return [size, crc]
 
 
+# Names of step directories: only what has a plain number is a checkpoint.
+
 _SAVING, _REMOVED, _DAMAGED = ".saving", ".removed", ".damaged"
 
 logger = logging.getLogger(__name__)

@@ -158,6 +158,8 @@ def _wandb(run: Path, project: str, config: dict[str, Any]) -> Iterator[Sink]:
         yield lambda step, metrics: session.log(metrics, step=step)
 
 
+# How fast a step was: tokens a second, the share of the devices' peak that its update reached, and padding.
+
 # Dense bf16 FLOPs a second of one device, as its manufacturer says.
 PEAK_FLOPS = {
     "a100": 312e12,

@@ -141,6 +141,9 @@ def gather(values: np.ndarray) -> np.ndarray:
     return table.reshape(-1, *values.shape[1:])
 
 
+# A polite end: the first SIGTERM asks the loop to save and leave, the second one kills.
+
+
 @contextmanager
 def stop_on_signal(*signals: signal.Signals) -> Iterator[Callable[[], bool]]:
     """Yields `stop_requested`, to be asked once a step, by every process at the same step.

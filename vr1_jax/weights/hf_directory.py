@@ -217,6 +217,11 @@ def _some(keys: list[str]) -> str:
     return ", ".join(itertools.islice(keys, 3)) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
 
 
+# Writes safetensors shards tensor by tensor: the library's own writer wants a whole shard in memory.
+#
+# A file is eight bytes with the header's length, a JSON header, and the tensors' bytes. With all shapes known
+# beforehand the header comes first, and tensors go to their places in any order.
+
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 

@@ -169,6 +169,8 @@ def _shingles(text: str) -> frozenset[int]:
     return frozenset(zlib.crc32(" ".join(words[start : start + SHINGLE]).encode()) for start in runs)
 
 
+# What was kept and what was not, counted by reason, with examples to look at.
+
 EXAMPLES = 3  # of each reason
 KEPT = "kept"
 
