@@ -5,13 +5,13 @@ import importlib.util
 import json
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any, TypeVar
 
 from vr1_jax.arguments import parse
-from vr1_jax.errors import UsageError
+from vr1_jax.errors import UsageError, UserError
 
 Kind = TypeVar("Kind")
 
@@ -68,3 +68,24 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in tree.items():
         found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
     return found
+
+
+def check_config(saved: dict[str, Any], current: dict[str, Any], harmless: Collection[str], *, run: Path) -> None:
+    """Refuse to go on with a run under another config; `harmless` names fields, or groups, that may differ."""
+    old, new = flat(saved), flat(json.loads(json.dumps(current)))
+    differing = [
+        f"{name} {_shown(old, name)} -> {_shown(new, name)}"
+        for name in sorted(old.keys() | new.keys())
+        if not any(f"{name}.".startswith(f"{field}.") for field in harmless)
+        and _shown(old, name, None) != _shown(new, name, None)
+    ]
+    if differing:
+        raise UserError(
+            f"{run}: its checkpoints were made with another config ({'; '.join(differing)}); "
+            "set these back, or use another run directory"
+        )
+
+
+def _shown(fields: dict[str, Any], name: str, limit: int | None = 60) -> str:
+    text = json.dumps(fields[name], ensure_ascii=False) if name in fields else "(absent)"
+    return text if limit is None or len(text) <= limit else f"{text[:limit]}..."

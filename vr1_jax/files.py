@@ -77,7 +77,7 @@ def whole_directory(out: Path) -> Iterator[Path]:
     aside.mkdir()
     try:
         yield aside
-        flush_directory(aside)
+        flush(aside, *aside.rglob("*"))
         _replace(out, aside)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
@@ -98,9 +98,9 @@ def _replace(out: Path, new: Path) -> None:
     shutil.rmtree(old)
 
 
-def flush_directory(directory: Path) -> None:
-    """Make a directory, its entry in its parent and all below it outlast a loss of power."""
-    for path in (*directory.rglob("*"), directory, directory.parent):
+def flush(*paths: Path) -> None:
+    """Make files outlast a loss of power, and the entries of directories."""
+    for path in paths:
         handle = os.open(path, os.O_RDONLY)
         try:
             os.fsync(handle)

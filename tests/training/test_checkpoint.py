@@ -19,7 +19,7 @@ from vr1_jax.config import CheckpointConfig
 from vr1_jax.errors import UserError
 from vr1_jax.models.families import abstract_model
 from vr1_jax.models.mapping import parameter_shapes, parameters
-from vr1_jax.training import checkpoint
+from vr1_jax.training import checkpoint, checkpoint_files
 from vr1_jax.weights.array_store import StoredParameters
 
 # Where a save fails, some of Orbax's writers end after the event loop that started them.
@@ -330,3 +330,13 @@ def test_killed_at_any_moment(run):
     assert newest > 5
     assert restored_step(run) >= newest
     assert not list((run / "checkpoints").glob("*.damaged"))  # nothing half-written ever had a step's name
+
+
+def test_checksums_that_are_being_written_are_no_files_of_the_checkpoint(tmp_path):
+    """Processes write theirs at the same time, and none may count another's."""
+    (tmp_path / "array").write_bytes(b"1234")
+    (tmp_path / ".checksums.0-of-2.json.17.partial").write_text("{")
+    for process in range(2):
+        checkpoint_files.write_checksums(tmp_path, process, 2)
+    (tmp_path / ".checksums.0-of-2.json.17.partial").unlink()
+    assert [checkpoint_files.damage(tmp_path, process, 2) for process in range(2)] == [None, None]

@@ -183,6 +183,8 @@ def _timing(clock: Clock, chat: ChatModel, answered: int) -> dict[str, Any]:
     }
 
 
+# What a result depends on, as hashes and versions: the same identity gives the same answers.
+
 # Assets that decide what the model is asked and when it stops; licences and image processors do not.
 ASKING = (
     "config.json",

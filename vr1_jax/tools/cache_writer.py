@@ -21,7 +21,7 @@ import numpy as np
 from vr1_jax.data.record_file import RecordFile
 from vr1_jax.data.records import RecordError
 from vr1_jax.errors import UserError
-from vr1_jax.files import lock
+from vr1_jax.files import flush, lock, whole_file
 from vr1_jax.media.cache import content_hash, pack, read_sidecar, settings_key, signature
 from vr1_jax.media.frames import FrameBudget, ImageBudget, MediaError
 from vr1_jax.media.isolation import end_with_parent
@@ -204,20 +204,12 @@ def write_shard(
     if not entries:
         aside.unlink()
         return 0, 0, failures
-    _sync(aside)
+    flush(aside)  # before it is renamed, so that a power cut leaves no finished-looking shard
     sidecar = {"bytes": aside.stat().st_size, "settings": asdict(settings), "entries": entries}
     aside.rename(directory / f"{name}.arrayrecord")
-    aside_json = directory / f".{name}.json"
-    aside_json.write_text(json.dumps(sidecar, ensure_ascii=False), encoding="utf-8")
-    _sync(aside_json)
-    aside_json.rename(directory / f"{name}.json")
+    with whole_file(directory / f"{name}.json") as file:
+        json.dump(sidecar, file, ensure_ascii=False)
     return len(entries), pixel_bytes, failures
-
-
-def _sync(path: Path) -> None:
-    """On disk before it is renamed, so that a power cut leaves no finished-looking shard."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 def _decode(item: Item, reader: MediaReader, settings: Settings) -> tuple[dict, Clip]:

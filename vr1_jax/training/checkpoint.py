@@ -28,16 +28,15 @@ from flax import nnx
 from jax.experimental import multihost_utils
 
 from vr1_jax.config import CheckpointConfig
+from vr1_jax.config_files import check_config
 from vr1_jax.errors import UserError
-from vr1_jax.files import out_of_space, read_json
+from vr1_jax.files import flush, out_of_space, read_json
 from vr1_jax.models.mapping import nest
 from vr1_jax.training import processes
-from vr1_jax.training.integrity import (
+from vr1_jax.training.checkpoint_files import (
     aside,
-    check_config,
     clear_leftovers,
     damage,
-    flush_directories,
     numbered,
     remove,
     set_aside,
@@ -255,9 +254,9 @@ def _complete(directory: Path, progress: str, save: int) -> None:
     write_checksums(partial, jax.process_index(), jax.process_count())
     processes.meet(f"checked {save}")
     if _is_first_process():
-        flush_directories(partial)
+        flush(partial, *(path for path in partial.rglob("*") if path.is_dir()))  # their files are flushed
         partial.rename(directory)
-        flush_directories(directory)
+        flush(directory.parent)
     processes.meet(f"complete {save}")
 
 

@@ -35,11 +35,12 @@ def ask(
         batch = admit(config, program, next(batches))
     if config.refill_rounds:
         rows, has_signal, metrics = refill(config, program, policy, batch, batches, step, phases)
+        del policy  # its memory is the reference's
         prompt, completion, advantages = place_rows(rows, program.meshes.train)
         completion, scores = _score(config, program, model, prompt, completion)
     else:
         answers = sample(config, program, policy, batch, phases)
-        del policy  # its memory is the reference's
+        del policy
         prompt, completion = _ordered(program, batch, answers)
         completion, scores = _score(config, program, model, prompt, completion)  # while the host judges
         judged = judge_answers(config, program, batch, answers, (step, 0), phases)

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from vr1_jax.config import TrainConfig, WatchConfig
+from vr1_jax.files import whole_file
 from vr1_jax.models import flops
 from vr1_jax.models.config import ModelConfig
 from vr1_jax.types import Prompt
@@ -123,9 +124,8 @@ def _forget_after(path: Path, first_step: int) -> int | None:
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     steps = {line: json.loads(line)["step"] for line in lines if line.endswith("\n")}
     kept = [line for line, step in steps.items() if step < first_step]
-    aside = path.with_suffix(".partial")
-    aside.write_text("".join(kept), encoding="utf-8")
-    aside.rename(path)
+    with whole_file(path) as file:
+        file.writelines(kept)
     return steps[kept[-1]] if kept else None
 
 

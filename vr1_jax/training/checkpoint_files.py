@@ -1,26 +1,26 @@
-"""Checksums of a checkpoint's files: what the storage format itself does not notice, a restore must.
+"""The files of checkpoints: names of step directories, and checksums of what is in them.
 
-Each process takes a share of the files, so that a large checkpoint is read by all machines at once; the
-checksums of all shares together cover every file, whatever the number of processes that verify them.
+Checksums, because a restore must notice what the storage format itself does not. Each process takes a share of
+the files, so that a large checkpoint is read by all machines at once; the checksums of all shares together cover
+every file, whatever the number of processes that verify them.
 """
 
-import json
 import logging
 import os
 import shutil
 import zlib
-from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
-from vr1_jax.config_files import flat
 from vr1_jax.errors import UserError
 from vr1_jax.files import read_json, write_json
 
 _PREFIX = "checksums."
 _THREADS = 4  # beside data loading, which must not starve
 _BLOCK_BYTES = 4 * 2**20
+_SAVING, _REMOVED, _DAMAGED = ".saving", ".removed", ".damaged"  # what a step directory's name may end in
+
+logger = logging.getLogger(__name__)
 
 
 def write_checksums(directory: Path, process: int = 0, processes: int = 1) -> None:
@@ -29,19 +29,7 @@ def write_checksums(directory: Path, process: int = 0, processes: int = 1) -> No
     share = names[process::processes]
     with ThreadPoolExecutor(_THREADS) as pool:
         sums = dict(zip(share, pool.map(lambda name: _read(directory / name, flush=True), share), strict=True))
-    path = directory / f"{_PREFIX}{process}-of-{processes}.json"
-    write_json(path, {"files": sums})
-    _read(path, flush=True)
-
-
-def flush_directories(directory: Path) -> None:
-    """Make the entries of a directory, all below it, and its own outlast a loss of power."""
-    for path in (*(entry for entry in directory.rglob("*") if entry.is_dir()), directory, directory.parent):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    write_json(directory / f"{_PREFIX}{process}-of-{processes}.json", {"files": sums})
 
 
 def damage(directory: Path, process: int = 0, processes: int = 1) -> str | None:
@@ -80,8 +68,11 @@ def _compare(path: Path, expected: list[int]) -> str | None:
 
 
 def _files(directory: Path) -> list[Path]:
-    """In one order for all processes; the largest first, so that shares are even."""
-    paths = (path for path in directory.rglob("*") if path.is_file() and not path.name.startswith(_PREFIX))
+    """In one order for all processes; the largest first, so that shares are even.
+
+    Without the checksums, which another process may be writing meanwhile, aside at first.
+    """
+    paths = (path for path in directory.rglob("*") if _PREFIX not in path.name and path.is_file())
     return sorted(paths, key=lambda path: (-path.stat().st_size, str(path)))
 
 
@@ -96,15 +87,10 @@ def _read(path: Path, *, flush: bool = False) -> list[int]:
     return [size, crc]
 
 
-# Names of step directories: only what has a plain number is a checkpoint.
-
-_SAVING, _REMOVED, _DAMAGED = ".saving", ".removed", ".damaged"
-
-logger = logging.getLogger(__name__)
-
-
 def numbered(steps: Path) -> list[int]:
-    """Checkpoints, ascending; `checkpoint_dir.steps` leaves out those that lost their parameters."""
+    """Checkpoints, ascending: only what has a plain number for a name is one. `checkpoint_dir.steps` leaves
+    out those that lost their parameters.
+    """
     return sorted(int(entry.name) for entry in steps.iterdir() if entry.name.isdecimal() and entry.is_dir())
 
 
@@ -132,24 +118,3 @@ def clear_leftovers(steps: Path) -> None:
         number, _, rest = entry.name.partition(".")
         if number.isdecimal() and f".{rest}".startswith((_SAVING, _REMOVED)):
             shutil.rmtree(entry, ignore_errors=True)
-
-
-def check_config(saved: dict[str, Any], current: dict[str, Any], harmless: Collection[str], *, run: Path) -> None:
-    """Refuse to go on with a run under another config; `harmless` names fields, or groups, that may differ."""
-    old, new = flat(saved), flat(json.loads(json.dumps(current)))
-    differing = [
-        f"{name} {_shown(old, name)} -> {_shown(new, name)}"
-        for name in sorted(old.keys() | new.keys())
-        if not any(f"{name}.".startswith(f"{field}.") for field in harmless)
-        and _shown(old, name, None) != _shown(new, name, None)
-    ]
-    if differing:
-        raise UserError(
-            f"{run}: its checkpoints were made with another config ({'; '.join(differing)}); "
-            "set these back, or use another run directory"
-        )
-
-
-def _shown(fields: dict[str, Any], name: str, limit: int | None = 60) -> str:
-    text = json.dumps(fields[name], ensure_ascii=False) if name in fields else "(absent)"
-    return text if limit is None or len(text) <= limit else f"{text[:limit]}..."
