@@ -47,7 +47,7 @@ def work(chosen: Arguments) -> int:
     total = sum(1 for _ in read_records(chosen.records))
     if not total:
         raise RecordError("holds no records", file=str(chosen.records))
-    chat = load_chat_model(chosen.model, dtype=chosen.dtype, presentation=asked)
+    chat = load_chat_model(chosen.model, dtype=chosen.dtype, presentation=asked, scores=True)
     failed = 0
     with whole_file(chosen.out) as out, Progress("scored", total) as progress:
         for result in score_file(chat, chosen.records, chosen.media_root):

@@ -101,22 +101,22 @@ class Completion:
 
 @pytree
 class KVCache:
-    """Rotated keys and values of every layer.
+    """Rotated keys and values of a group's completions, an array for each layer.
 
     Slots come last in keys and before the width in values: so both lie as decoding multiplies them. Any other
     order is copied for every token.
     """
 
-    keys: Float[Array, "L *rows K H S"]
-    values: Float[Array, "L *rows K S H"]
+    keys: tuple[Float[Array, "B G K H S"], ...]
+    values: tuple[Float[Array, "B G K S H"], ...]
 
 
 @pytree
 class PromptCache:
     """All that completions need of a prompt once it has been read."""
 
-    keys: Float[Array, "L B K H T"]
-    values: Float[Array, "L B K T H"]
+    keys: tuple[Float[Array, "B K H T"], ...]
+    values: tuple[Float[Array, "B K T H"], ...]
     mask: Bool[Array, "B T"]
     next_position: Int[Array, " B"]
 

@@ -77,17 +77,17 @@ def test_prefill_and_decode_equal_full_forward(untied, completions):
     prompt = batch(mixed_cases())
     expected = completion_logits(model, prompt, jnp.asarray(completions))
     last, prompt_cache = jax.jit(base.prefill)(model, prompt)
-    cache = attention.empty_cache(model.config.text, len(completions), G, C, jnp.float32)
+    caches = [attention.empty_cache(model.config.text, len(completions), G, C, jnp.float32)]
     decode = jax.jit(base.decode, static_argnums=2)
     hidden = [jnp.broadcast_to(last[:, None], (len(completions), G, last.shape[-1]))]
     for step in range(C - 1):
         fed = jnp.asarray(completions[:, :, step])
-        h, cache = decode(model, [prompt_cache], (G,), cache, fed, jnp.int32(step))
+        h, caches = decode(model, [prompt_cache], (G,), caches, fed, jnp.int32(step))
         hidden.append(h)
     got = base.logits(model, jnp.stack(hidden, axis=2))
     np.testing.assert_allclose(got, expected, atol=TOLERANCE, rtol=0)
     # Sensitivity: the same tokens one slot late are something else entirely.
-    late, _ = decode(model, [prompt_cache], (G,), cache, jnp.asarray(completions[:, :, 1]), jnp.int32(2))
+    late, _ = decode(model, [prompt_cache], (G,), caches, jnp.asarray(completions[:, :, 1]), jnp.int32(2))
     assert np.abs(base.logits(model, late) - expected[:, :, 2]).max() > 100 * TOLERANCE
 
 

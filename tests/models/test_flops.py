@@ -85,16 +85,15 @@ def test_a_token_in_every_row(model):
 
     def step(model):
         config = model.config
-        by_head, width = (1, WORK.prompts, config.text.kv_heads), config.text.head_dim
-        keys, values = jnp.zeros((*by_head, width, WORK.tokens)), jnp.zeros((*by_head, WORK.tokens, width))
+        by_head, width = (WORK.prompts, config.text.kv_heads), config.text.head_dim
+        keys, values = (jnp.zeros((*by_head, width, WORK.tokens)),), (jnp.zeros((*by_head, WORK.tokens, width)),)
         mask = jnp.ones((WORK.prompts, WORK.tokens), bool)
         caches = [PromptCache(keys, values, mask, jnp.zeros(WORK.prompts, jnp.int32))] * 2
-        rows = WORK.group + WORK.shuffled_group
-        cache = attention.empty_cache(config.text, WORK.prompts, rows, slots, jnp.float32)
-        newest = jnp.zeros((WORK.prompts, rows), jnp.int32)
         groups = (WORK.group, WORK.shuffled_group)
-        hidden, cache = base.decode(model, caches, groups, cache, newest, jnp.int32(0))
-        return base.logits(model, hidden), cache
+        own = [attention.empty_cache(config.text, WORK.prompts, rows, slots, jnp.float32) for rows in groups]
+        newest = jnp.zeros((WORK.prompts, sum(groups)), jnp.int32)
+        hidden, own = base.decode(model, caches, groups, own, newest, jnp.int32(0))
+        return base.logits(model, hidden), own
 
     assert counted_by_xla(step, model) == pytest.approx(flops.decode(ONE_LAYER, WORK, slots), rel=TOLERANCE)
 

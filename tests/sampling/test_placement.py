@@ -10,6 +10,7 @@ from jax.sharding import PartitionSpec
 from reference_model import batch, mixed_cases
 
 from vr1_jax.data.collate import Bucket
+from vr1_jax.models.base import unstack
 from vr1_jax.sampling.generate import Limits, Plan, generate, row_keys
 from vr1_jax.sampling.sampler import rollout_params
 from vr1_jax.sampling.settings import SamplingConfig
@@ -69,10 +70,10 @@ def test_weights_are_cast_before_they_travel(untied):
     trained = reshard(model, TRAIN_RULES, make_mesh(1, 4, 2))
     mesh = make_mesh(1, 2, 4)
     placed = rollout_params(trained, mesh)
-    query = placed.text.layers.query[...]
+    query = placed.text.layers[0].query[...]
     assert query.dtype == jnp.bfloat16
     assert query.sharding.mesh == mesh
-    assert query.sharding.spec == PartitionSpec(None, None, "tensor", None)
+    assert query.sharding.spec == PartitionSpec(None, "tensor", None)
     assert placed.text.norm[...].is_fully_replicated
-    for ours, theirs in zip(jax.tree.leaves(placed), jax.tree.leaves(model), strict=True):
+    for ours, theirs in zip(jax.tree.leaves(placed), jax.tree.leaves(unstack(model)), strict=True):
         np.testing.assert_array_equal(ours, theirs.astype(jnp.bfloat16))

@@ -18,7 +18,7 @@ from vr1_jax.data.tokenizer import ChatTokenizer, load_tokenizer
 from vr1_jax.errors import UserError
 from vr1_jax.evaluation.batching import Batcher, Shape, Size, rows_per_device
 from vr1_jax.media.frames import VisualGeometry
-from vr1_jax.models.base import Model, computing_in
+from vr1_jax.models.base import Model, computing_in, unstack
 from vr1_jax.models.config import ModelConfig
 from vr1_jax.sampling.sampler import Sampler
 from vr1_jax.sampling.settings import SamplingConfig
@@ -100,11 +100,13 @@ def load_chat_model(
     dtype: str | None = None,
     presentation: Presentation | None = None,
     mesh: Mesh | None = None,
+    scores: bool = False,
 ) -> ChatModel:
     """From a Hugging Face, converted or run directory. The default dtype is bfloat16, on a CPU float32.
 
     Records are presented to it as it was trained to see them, unless told otherwise.
-    On a mesh each group of `tensor` devices holds the weights, as while sampling in training.
+    On a mesh each group of `tensor` devices holds the weights, as while sampling in training. `scores`: for
+    log-probs of given answers, not for new ones; each wants the layers' weights laid out otherwise.
     """
     if not Path(path).is_dir():
         raise UserError(f"{path}: no such directory; --model takes a model directory")
@@ -114,6 +116,8 @@ def load_chat_model(
     if dtype is None:
         dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     model, config = load_model(path, dtype=dtype, mesh=mesh, rules=ROLLOUT_RULES)
+    if not scores:
+        model = unstack(model, free=True)
     asked = presentation or read_presentation(assets)
     layout = PromptLayout.of(config, asked.positions, asked.spacing)
     return ChatModel(model, config, tokenizer, layout, asked, np.dtype(jnp.dtype(dtype)), mesh)

@@ -109,29 +109,32 @@ def as_cached(k: Float[Array, "B S K H"], v: Float[Array, "B S K H"]):
 
 
 def empty_cache(config: TextConfig, batch: int, rows: int, slots: int, dtype: DTypeLike) -> KVCache:
-    by_head = (config.layers, batch, rows, config.kv_heads)
-    keys, values = (*by_head, config.head_dim, slots), (*by_head, slots, config.head_dim)
-    return KVCache(*(shard(jnp.zeros(x, dtype), None, "batch", None, "kv_heads") for x in (keys, values)))
+    keys, values = (config.head_dim, slots), (slots, config.head_dim)
+
+    def empty(shape):
+        zeros = jnp.zeros((batch, rows, config.kv_heads, *shape), dtype)
+        return shard(zeros, "batch", None, "kv_heads")
+
+    return KVCache(*(tuple(empty(shape) for _ in range(config.layers)) for shape in (keys, values)))
 
 
-def write(cache: KVCache, k: Float[Array, "B G K H"], v: Float[Array, "B G K H"], layer, slot) -> KVCache:
-    """The cache with one more token of every completion, in one layer."""
-
-    def put(whole, new, place):
-        return jax.lax.dynamic_update_slice(whole, new[None].astype(whole.dtype), place)
-
-    keys = put(cache.keys, k[..., None], (layer, 0, 0, 0, 0, slot))
-    return KVCache(keys, put(cache.values, v[..., None, :], (layer, 0, 0, 0, slot, 0)))
+def write(keys, values, k: Float[Array, "B G K H"], v: Float[Array, "B G K H"], slot: Int[Array, ""]):
+    """A layer's cache with one more token of every completion."""
+    put = jax.lax.dynamic_update_slice_in_dim
+    keys = put(keys, k[..., None].astype(keys.dtype), slot, axis=4)
+    return keys, put(values, v[..., None, :].astype(values.dtype), slot, axis=3)
 
 
 def first_slots(cache: KVCache, slots: int) -> KVCache:
-    return KVCache(cache.keys[..., :slots], cache.values[..., :slots, :])
+    return KVCache(tuple(k[..., :slots] for k in cache.keys), tuple(v[..., :slots, :] for v in cache.values))
 
 
 def with_first_slots(cache: KVCache, first: KVCache) -> KVCache:
     """The whole cache, its first slots replaced."""
-    slots = first.keys.shape[-1]
-    return KVCache(cache.keys.at[..., :slots].set(first.keys), cache.values.at[..., :slots, :].set(first.values))
+    slots = first.keys[0].shape[-1]
+    keys = [whole.at[..., :slots].set(new) for whole, new in zip(cache.keys, first.keys, strict=True)]
+    values = [whole.at[..., :slots, :].set(new) for whole, new in zip(cache.values, first.values, strict=True)]
+    return KVCache(tuple(keys), tuple(values))
 
 
 def _attend_to_both(q, k, v, prompt_k, prompt_v, prompt_mask, past):

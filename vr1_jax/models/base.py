@@ -12,6 +12,7 @@ files, its vision tower and its decoder block. `families` lists them.
 """
 
 import contextlib
+import copy
 import itertools
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -126,7 +127,12 @@ def prefill(model: Model, prompt: Prompt) -> tuple[Float[Array, "B D"], PromptCa
     def attend(q, k, v):
         return attention.causal(q, k, v, prompt.mask), attention.as_cached(k, v)
 
-    hidden, (keys, values) = _decoder(model, embed_prompt(model, prompt), prompt.positions, attend)
+    hidden, cached = _decoder(model, embed_prompt(model, prompt), prompt.positions, attend)
+    if not is_unstacked(model):
+        cached = [
+            jax.tree.map(lambda x, index=index: x[index], cached) for index in range(model.config.text.layers)
+        ]
+    keys, values = zip(*cached, strict=True)
     return hidden[:, -1], PromptCache(keys, values, prompt.mask, prompt.next_position)
 
 
@@ -134,42 +140,72 @@ def decode(
     model: Model,
     prompts: Sequence[PromptCache],
     groups: tuple[int, ...],
-    cache: KVCache,
+    caches: Sequence[KVCache],
     tokens: Int[Array, "B rows"],
     step: Int[Array, ""],
-) -> tuple[Float[Array, "B rows D"], KVCache]:
+) -> tuple[Float[Array, "B rows D"], list[KVCache]]:
     """Feed token number `step` of every completion; the hidden state predicts the next one.
 
     The first groups[0] rows of each batch element continue prompts[0], the next groups[1] continue prompts[1]:
-    ordered and shuffled frames share every matmul, and each weight is read once for both.
+    ordered and shuffled frames share every matmul, and each weight is read once for both. Each group has a cache.
 
-    The cache travels in the scan's carry: as scanned input and output it would be copied whole each token.
+    Layers are unrolled, over weights and caches that are arrays of their own for each layer: in a scan over stacked
+    ones a GPU's compiler copies every layer's weights for every token (more than half of the bytes it moves).
     """
     batch, rows = tokens.shape
     bounds = list(itertools.accumulate(groups))[:-1]
     starts = [jnp.broadcast_to(p.next_position[:, None], (batch, g)) for p, g in zip(prompts, groups, strict=True)]
     positions = jnp.broadcast_to((jnp.concatenate(starts, 1) + step)[:, None], (batch, 3, rows))
     angles = model.angles(positions)
+    x, written = text.embed_tokens(model.text, tokens), []
+    every = model.text.layers if is_unstacked(model) else _each_layer(model.text.layers)
+    for index, layer in enumerate(every):
 
-    def body(carry, inputs):
-        x, cache = carry
-        layer, memories, index = inputs
-
-        def attend(q, k, v):
-            q = q[:, :, None]
-            new = attention.write(cache, k, v, index, step)
-            by_group = [jnp.split(x, bounds, axis=1) for x in (q, new.keys[index], new.values[index])]
-            outs = [
-                attention.decode(*qkv, *memory, prompt.mask, step)
-                for *qkv, memory, prompt in zip(*by_group, memories, prompts, strict=True)
-            ]
+        def attend(q, k, v, index=index):
+            by_group = zip(*(jnp.split(part, bounds, axis=1) for part in (q[:, :, None], k, v)), strict=True)
+            outs, new = [], []
+            for (q, k, v), prompt, cache in zip(by_group, prompts, caches, strict=True):
+                keys, values = attention.write(cache.keys[index], cache.values[index], k, v, step)
+                memory = prompt.keys[index], prompt.values[index]
+                outs.append(attention.decode(q, keys, values, *memory, prompt.mask, step))
+                new.append((keys, values))
             return jnp.concatenate(outs, axis=1)[:, :, 0], new
 
-        return model.block(layer, x, angles, attend), None
+        x, new = model.block(layer, x, angles, attend)
+        written.append(new)
+    by_group = [zip(*layers_of_group, strict=True) for layers_of_group in zip(*written, strict=True)]
+    hidden = layers.rms_norm(x, model.text.norm[...], model.config.text.norm_eps)
+    return hidden, [KVCache(*keys_and_values) for keys_and_values in by_group]
 
-    per_layer = (model.text.layers, [(p.keys, p.values) for p in prompts], jnp.arange(model.config.text.layers))
-    (x, cache), _ = jax.lax.scan(body, (text.embed_tokens(model.text, tokens), cache), per_layer)
-    return layers.rms_norm(x, model.text.norm[...], model.config.text.norm_eps), cache
+
+def unstack(model: Model, *, free: bool = False) -> Model:
+    """The same model with a module for each layer of the decoder, as `decode` wants it.
+
+    `free` gives back the memory of each stacked array once it is taken apart: there are never two models.
+    """
+    new, new.text = copy.copy(model), copy.copy(model.text)
+    new.text.layers = nnx.List(_each_layer(model.text.layers, free))
+    return new
+
+
+def is_unstacked(model: Model) -> bool:
+    return isinstance(model.text.layers, nnx.List)
+
+
+def _each_layer(stacked: nnx.Module, free: bool = False) -> list[nnx.Module]:
+    params, structure = jax.tree.flatten(stacked, is_leaf=lambda node: isinstance(node, nnx.Param))
+    apart = []
+    for param in params:
+        axes = param.get_metadata("axes")[1:]
+        apart.append([nnx.Param(array, axes=axes) for array in _rows(param[...])])
+        if free:
+            param[...].delete()
+    return [structure.unflatten(layer) for layer in zip(*apart, strict=True)]
+
+
+@jax.jit
+def _rows(x: jax.Array) -> list[jax.Array]:
+    return list(x)
 
 
 def logits(model: Model, hidden: Float[Array, "*rows D"]) -> Float[Array, "*rows V"]:
@@ -177,13 +213,20 @@ def logits(model: Model, hidden: Float[Array, "*rows D"]) -> Float[Array, "*rows
 
 
 def _decoder(model: Model, x, positions, attend: text.Attend):
+    """All layers; what `attend` gives back comes stacked, or as a list where the layers are a list."""
     angles = model.angles(positions)
 
     @jax.checkpoint
     def body(x, layer):
         return model.block(layer, x, angles, attend)
 
-    x, extras = jax.lax.scan(body, x, model.text.layers)
+    if is_unstacked(model):
+        extras = []
+        for layer in model.text.layers:
+            x, extra = body(x, layer)
+            extras.append(extra)
+    else:
+        x, extras = jax.lax.scan(body, x, model.text.layers)
     return layers.rms_norm(x, model.text.norm[...], model.config.text.norm_eps), extras
 
 

@@ -91,7 +91,7 @@ class SamplingState:
     keys: Key[Array, "B G"]
     seen: Bool[Array, "B G V"] | None  # tokens to penalise
     prompts: tuple[PromptCache, ...]
-    cache: KVCache
+    caches: tuple[KVCache, ...]  # of each group
 
 
 def row_keys(seed: Key[Array, ""], step: int, row_ids: Int[Array, "B G"]) -> Key[Array, "B G"]:
@@ -127,6 +127,7 @@ def start(
     """Read the prompts, once each, and sample the first token of every row."""
     batch, rows = prompts[0].tokens.shape[0], sum(plan.groups)
     hidden, caches = zip(*(base.prefill(model, prompt) for prompt in prompts), strict=True)
+    empty = functools.partial(attention.empty_cache, model.config.text, batch, slots=plan.capacity)
     spread = [jnp.repeat(h[:, None], g, axis=1) for h, g in zip(hidden, plan.groups, strict=True)]
     seen = _seen_in_prompts(prompts, plan, model.config.text.vocab) if plan.penalize else None
     slots = (batch, rows, plan.capacity)
@@ -140,7 +141,7 @@ def start(
         keys=keys,
         seen=seen,
         prompts=caches,
-        cache=attention.empty_cache(model.config.text, batch, rows, plan.capacity, caches[0].keys.dtype),
+        caches=tuple(empty(rows=group, dtype=caches[0].keys[0].dtype) for group in plan.groups),
     )
     return _append(state, model, jnp.concatenate(spread, axis=1), limits, plan)
 
@@ -154,18 +155,19 @@ def advance(
 
     def body(state):
         newest = jax.lax.dynamic_index_in_dim(state.tokens, state.step - 1, axis=2, keepdims=False)
-        hidden, cache = base.decode(model, state.prompts, plan.groups, state.cache, newest, state.step - 1)
-        return _append(dataclasses.replace(state, cache=cache), model, hidden, limits, plan)
+        hidden, caches = base.decode(model, state.prompts, plan.groups, state.caches, newest, state.step - 1)
+        return _append(dataclasses.replace(state, caches=tuple(caches)), model, hidden, limits, plan)
 
     for slots in _cache_sizes(plan.capacity):
 
         def unfinished(state, slots=slots):
             return (state.step < jnp.minimum(last, slots)) & ~state.done.all()
 
-        whole = state.cache
-        state = dataclasses.replace(state, cache=attention.first_slots(whole, slots))
+        whole = state.caches
+        state = dataclasses.replace(state, caches=tuple(attention.first_slots(cache, slots) for cache in whole))
         state = jax.lax.while_loop(unfinished, body, state)
-        state = dataclasses.replace(state, cache=attention.with_first_slots(whole, state.cache))
+        grown = [attention.with_first_slots(*both) for both in zip(whole, state.caches, strict=True)]
+        state = dataclasses.replace(state, caches=tuple(grown))
     return state
 
 

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Key
 
-from vr1_jax.models.base import Model
+from vr1_jax.models.base import Model, unstack
 from vr1_jax.sampling.generate import Limits, Plan, SamplingState, advance, generate, row_keys, split_groups, start
 from vr1_jax.sampling.settings import SamplingConfig
 from vr1_jax.sharding import ROLLOUT_RULES, place_rows, shardings
@@ -89,23 +89,23 @@ def place_prompt(arrays: Arrays, mesh: Mesh | None) -> Prompt:
 
 
 def rollout_params(model: Model, mesh: Mesh, dtype: DTypeLike = jnp.bfloat16) -> Model:
-    """The weights to sample with, once per step: cast where they lie, then moved.
+    """The weights to sample with, once per step: cast and taken apart by layers where they lie, then moved.
 
     In this order half the bytes travel, and no fp32 copy is ever whole on a device. `mesh` holds the same
     devices as the training mesh, but may split them otherwise: a larger `tensor` leaves more room for caches.
     """
-    cast = _cast(model, dtype)
-    return moving(cast, mesh)(cast)
+    cast = _cast_by_layer(model, dtype)
+    return cast if mesh.size == 1 else move_weights(cast, mesh)(cast)
 
 
-def moving(model: Model, mesh: Mesh) -> jax.stages.Wrapped:
+def move_weights(model: Model, mesh: Mesh) -> jax.stages.Wrapped:
     """The program that moves weights from device to device; `device_put` would take them through the host."""
     return jax.jit(_same, out_shardings=shardings(model, ROLLOUT_RULES, mesh))
 
 
 @functools.partial(jax.jit, static_argnames="dtype")
-def _cast(model: Any, dtype: DTypeLike) -> Any:
-    return jax.tree.map(lambda x: x.astype(dtype), model)
+def _cast_by_layer(model: Model, dtype: DTypeLike) -> Model:
+    return jax.tree.map(lambda x: x.astype(dtype), unstack(model))
 
 
 def _same(model: Any) -> Any:

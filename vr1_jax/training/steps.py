@@ -139,13 +139,11 @@ def apply_gradients(
     norm = optax.tree.norm(grads)
     finite = jnp.isfinite(norm) & jnp.isfinite(loss)
 
-    def update(before, opt_state):
-        updates, opt_state = make_optimizer(optimizer).update(grads, opt_state, before)
-        return optax.apply_updates(before, updates), opt_state
-
-    # Not the choice of one of two results, which would keep old weights and moments beside the new ones.
-    kept = (trained(state.model, optimizer), state.opt_state)
-    after, opt_state = jax.lax.cond(finite, update, lambda *kept: kept, *kept)
+    before = trained(state.model, optimizer), state.opt_state
+    updates, opt_state = make_optimizer(optimizer).update(grads, state.opt_state, before[0])
+    after = optax.apply_updates(before[0], updates), opt_state
+    # Element by element, in the loop that updates: around a `lax.cond` GPUs' compilers copy all of the state.
+    after, opt_state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, before)
     in_a_row = jnp.where(finite, 0, state.skipped_in_a_row + 1)
     model, opt_state = constrain((with_frozen(after, state.model), opt_state), TRAIN_RULES)
     state = TrainState(model, opt_state, state.step + 1, state.skipped + ~finite, in_a_row)

@@ -135,7 +135,7 @@ def _caches(outline: Outline, kind: str, bucket: Bucket) -> tuple[int, int]:
     split = mesh["data"] * mesh["fsdp"] * (mesh["tensor"] if heads % mesh["tensor"] == 0 else 1)
     state = outline.sampling_state(kind, bucket)
     prompts = [(cache.keys, cache.values) for cache in state.prompts]
-    return bytes_per_device(prompts) // split, bytes_per_device((state.cache.keys, state.cache.values)) // split
+    return bytes_per_device(prompts) // split, bytes_per_device(state.caches) // split
 
 
 def _need(program: Program, outline: Outline, seen: dict[bytes, Sizes]) -> Need:

@@ -17,12 +17,12 @@ from jax.sharding import Mesh
 
 from vr1_jax.config import TrainConfig
 from vr1_jax.data.collate import Bucket
-from vr1_jax.models.base import Model
+from vr1_jax.models.base import Model, unstack
 from vr1_jax.models.config import ModelConfig
 from vr1_jax.models.families import abstract_model
 from vr1_jax.models.flops import Workload
 from vr1_jax.sampling.generate import Limits, Plan, SamplingState, generate, start
-from vr1_jax.sampling.sampler import moving
+from vr1_jax.sampling.sampler import move_weights
 from vr1_jax.sharding import ROLLOUT_RULES, TRAIN_RULES, abstract, batch_sharding
 from vr1_jax.training.setup import Meshes, abstract_state, union
 from vr1_jax.training.steps import grpo_step, score_batch, sft_step
@@ -92,7 +92,7 @@ class Outline:
     @functools.cached_property
     def policy(self) -> Model:
         """The copy that samples."""
-        weights = abstract_model(self.model, self.config.compute_dtype)
+        weights = jax.eval_shape(unstack, abstract_model(self.model, self.config.compute_dtype))
         return abstract(weights, ROLLOUT_RULES, self.meshes.rollout)
 
     @property
@@ -231,11 +231,12 @@ def programs(outline: Outline) -> Iterator[Program]:
 
 
 def _copy(outline: Outline) -> Program:
-    weights = outline.reference
+    weights = jax.eval_shape(unstack, outline.reference)
+    weights = abstract(weights, TRAIN_RULES, outline.meshes.train)
     if jax.devices()[0].platform == "cpu":  # which moves bf16 as fp32; as whole numbers, bytes are bytes
         bits = jnp.dtype(f"uint{8 * jnp.dtype(outline.config.compute_dtype).itemsize}")
         weights = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, bits, sharding=x.sharding), weights)
-    return Program("copy", "", None, moving(weights, outline.meshes.rollout), (weights,), {})
+    return Program("copy", "", None, move_weights(weights, outline.meshes.rollout), (weights,), {})
 
 
 def _score(outline: Outline, phase: str, bucket: Bucket, name: str) -> Program:
