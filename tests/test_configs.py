@@ -29,10 +29,11 @@ MACHINES = {
 
 PLAN_ALL = """
 import dataclasses, json, sys
-from vr1_jax.tools.plan.devices import find_target, simulate
+from vr1_jax.tools.plan.compilers import absent_devices
+from vr1_jax.tools.plan.devices import find_target
 machine, configs, overrides = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3:]
 target = find_target("h200" if machine == "demo" else machine)
-simulate(target)
+devices = absent_devices(target, "cpu")
 from vr1_jax.config import load_config
 from vr1_jax.tools.plan.plan import make_plan, planned_model
 seen, found = {}, {}
@@ -43,7 +44,7 @@ for name in configs:
     images = data.image_buckets[-1:] if name == "tgrpo_a100" else ()
     config = dataclasses.replace(config, data=dataclasses.replace(data, image_buckets=images))
     before = len(seen)
-    plan = make_plan(config, planned_model(config)[0], target, seen=seen)
+    plan = make_plan(config, planned_model(config)[0], target, devices, seen)
     found[name] = {
         "stage": config.stage,
         "phases": [need.phase for need in plan.needs],

@@ -158,7 +158,7 @@ def advance(
         hidden, caches = base.decode(model, state.prompts, plan.groups, state.caches, newest, state.step - 1)
         return _append(dataclasses.replace(state, caches=tuple(caches)), model, hidden, limits, plan)
 
-    for slots in _cache_sizes(plan.capacity):
+    for slots in cache_sizes(plan.capacity):
 
         def unfinished(state, slots=slots):
             return (state.step < jnp.minimum(last, slots)) & ~state.done.all()
@@ -171,7 +171,7 @@ def advance(
     return state
 
 
-def _cache_sizes(capacity: int) -> list[int]:
+def cache_sizes(capacity: int) -> list[int]:
     """How much of the cache is decoded with, in turn: a step reads all the slots it is given, written or not."""
     return [size for size in (capacity // 4, capacity // 2) if size >= _SHORTEST_CACHE] + [capacity]
 

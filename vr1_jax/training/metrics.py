@@ -165,8 +165,10 @@ PEAK_FLOPS = {
     "a100": 312e12,
     "h100": 989e12,
     "h200": 989e12,
+    "b200": 2250e12,
     "l40s": 362e12,
     "rtx4090": 165e12,
+    "rtx5090": 210e12,
     "v4": 275e12,
     "v5e": 197e12,
     "v5p": 459e12,
@@ -174,7 +176,8 @@ PEAK_FLOPS = {
 }
 # How jax's device_kind names TPUs and GPUs; the first that is found in it.
 _KINDS = {
-    **{"a100": "a100", "h100": "h100", "h200": "h200", "l40s": "l40s", "rtx 4090": "rtx4090"},
+    **{"a100": "a100", "h100": "h100", "h200": "h200", "b200": "b200", "l40s": "l40s"},
+    **{"rtx 4090": "rtx4090", "rtx 5090": "rtx5090"},
     **{"tpu v4": "v4", "tpu v5 ?(lite|e)": "v5e", "tpu v5": "v5p", "tpu v6": "v6e"},
 }
 

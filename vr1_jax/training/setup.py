@@ -81,12 +81,12 @@ class Program:
     sampler: Sampler
 
 
-def make_meshes(config: TrainConfig) -> Meshes:
+def make_meshes(config: TrainConfig, devices: list[jax.Device] | None = None) -> Meshes:
     mesh = config.mesh
-    train = make_mesh(mesh.data, mesh.fsdp, mesh.tensor)
+    train = make_mesh(mesh.data, mesh.fsdp, mesh.tensor, devices=devices)
     if mesh.rollout_tensor == mesh.tensor:
         return Meshes(train, train)
-    make_mesh(1, -1, mesh.rollout_tensor)  # refuses what does not fit, by name
+    make_mesh(1, -1, mesh.rollout_tensor, devices=devices)  # refuses what does not fit, by name
     # The same order of devices as in training: a process's rows are then the same rows in both.
     devices = train.devices.reshape(1, -1, mesh.rollout_tensor)
     return Meshes(train, Mesh(devices, train.axis_names, axis_types=(AxisType.Auto,) * 3))

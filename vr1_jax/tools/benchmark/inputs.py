@@ -9,7 +9,7 @@ import numpy as np
 
 from vr1_jax.data.collate import Bucket, EncodedPrompt, PromptLayout, VisualBlock, collate
 from vr1_jax.data.pipeline import Batch
-from vr1_jax.models.base import Model
+from vr1_jax.models.base import Model, is_unstacked, unstack
 from vr1_jax.models.config import ModelConfig
 from vr1_jax.models.families import build
 from vr1_jax.models.flops import Workload
@@ -63,7 +63,12 @@ def random_state(outline: Outline) -> TrainState:
 
 def random_weights(outline: Outline, like: Model) -> Model:
     """In the dtype and the places of `like`: the outline's policy, or its reference."""
-    return _made_like(lambda: build(outline.model, jax.random.key(0), outline.config.compute_dtype), like)
+
+    def make() -> Model:
+        model = build(outline.model, jax.random.key(0), outline.config.compute_dtype)
+        return unstack(model) if is_unstacked(like) else model
+
+    return _made_like(make, like)
 
 
 def _made_like(make: Any, like: T) -> T:

@@ -3,11 +3,24 @@
 import os
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 
 from vr1_jax.errors import UsageError
 from vr1_jax.training.metrics import PEAK_FLOPS, device_name
+
+
+class Gpu(NamedTuple):
+    """What the compiler asks about a GPU."""
+
+    capability: tuple[int, int]
+    cores: int
+    cache: int  # MiB of L2
+    shared: int  # bytes of shared memory in each core
+
+
+_A100, _HOPPER = Gpu((8, 0), 108, 40, 167936), Gpu((9, 0), 132, 50, 233472)
 
 
 @dataclass(frozen=True)
@@ -19,17 +32,20 @@ class Device:
     flops: float  # a second, of dense bf16 matrix products
     bandwidth: float  # bytes a second
     cores: int = 0  # TPUs: what the number in the name of a slice counts, for each device
+    gpu: Gpu | None = None
 
 
 DEVICES = {
     device.name: device
     for device in (
-        Device("a100", 80e9, PEAK_FLOPS["a100"], 2.04e12),
-        Device("a100-40", 40e9, PEAK_FLOPS["a100"], 1.56e12),
-        Device("h100", 80e9, PEAK_FLOPS["h100"], 3.35e12),
-        Device("h200", 141e9, PEAK_FLOPS["h200"], 4.8e12),
-        Device("l40s", 48e9, PEAK_FLOPS["l40s"], 0.86e12),
-        Device("rtx4090", 24e9, PEAK_FLOPS["rtx4090"], 1.01e12),
+        Device("a100", 80e9, PEAK_FLOPS["a100"], 2.04e12, gpu=_A100),
+        Device("a100-40", 40e9, PEAK_FLOPS["a100"], 1.56e12, gpu=_A100),
+        Device("h100", 80e9, PEAK_FLOPS["h100"], 3.35e12, gpu=_HOPPER),
+        Device("h200", 141e9, PEAK_FLOPS["h200"], 4.8e12, gpu=_HOPPER),
+        Device("b200", 180e9, PEAK_FLOPS["b200"], 8.0e12, gpu=Gpu((10, 0), 148, 126, 233472)),
+        Device("l40s", 48e9, PEAK_FLOPS["l40s"], 0.86e12, gpu=Gpu((8, 9), 142, 96, 102400)),
+        Device("rtx4090", 24e9, PEAK_FLOPS["rtx4090"], 1.01e12, gpu=Gpu((8, 9), 128, 72, 102400)),
+        Device("rtx5090", 32e9, PEAK_FLOPS["rtx5090"], 1.79e12, gpu=Gpu((12, 0), 170, 96, 102400)),
         Device("v4", 32e9, PEAK_FLOPS["v4"], 1.2e12, cores=2),
         Device("v5e", 16e9, PEAK_FLOPS["v5e"], 0.82e12, cores=1),
         Device("v5p", 95e9, PEAK_FLOPS["v5p"], 2.77e12, cores=2),
@@ -67,13 +83,6 @@ def find_target(name: str) -> Target:
     if not count:
         raise UsageError(f"--target {name}: no devices")
     return Target(name, device, count)
-
-
-def simulate(target: Target) -> None:
-    """As many CPU devices as the target has. Must come before jax looks for devices."""
-    count = f"--xla_force_host_platform_device_count={target.count}"
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {count}".strip()
-    jax.config.update("jax_platforms", "cpu")
 
 
 def this_machine() -> Target:

@@ -1,11 +1,12 @@
 """What a run needs before it is started: bytes on each device by phase, and seconds a step.
 
-Every program is compiled from abstract shapes, so nothing but the config is needed. What the compiler sets aside
-for temporaries is exact where the devices planned for are at hand; elsewhere the CPU's compiler estimates it.
+Every program is compiled from abstract shapes, so nothing but the config is needed, for devices that are here or not.
+Temporaries are those of the target's own compiler where it is installed, else the CPU's estimate.
 """
 
 import dataclasses
 import hashlib
+import itertools
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,8 +20,11 @@ from vr1_jax.models import flops
 from vr1_jax.models.base import computing_in
 from vr1_jax.models.config import ModelConfig
 from vr1_jax.models.qwen25vl import PUBLISHED, size_in_name
+from vr1_jax.tools.plan.compilers import compile_for
 from vr1_jax.tools.plan.devices import Target
+from vr1_jax.tools.plan.hlo import Module, Work
 from vr1_jax.tools.plan.programs import Outline, Program, Sizes, bytes_per_device, programs
+from vr1_jax.sampling.generate import cache_sizes
 from vr1_jax.training import setup
 from vr1_jax.training.optimizer import trained
 
@@ -31,17 +35,6 @@ USABLE_MEMORY = 0.92  # the driver, libraries and fragments take the rest
 REACHED_FLOPS = 0.4  # where many tokens are computed at once, recomputation counted
 REACHED_BANDWIDTH = 0.6  # where answers are decoded token by token
 
-# How to compile where CPU devices stand for others. Sizes do not need fast code. The CPU has no bf16 products: it
-# keeps fp32 copies of all layers' weights outside of loops, which accelerators do not, unless it is told to leave
-# everything in its loop.
-_ON_CPU = {
-    "xla_backend_optimization_level": 0,
-    "xla_llvm_disable_expensive_passes": True,
-    "xla_disable_hlo_passes": "while-loop-invariant-code-motion",
-}
-if jax.__version_info__ < (0, 11):  # later compilers do not know it; here it saves two thirds of the time
-    _ON_CPU["xla_cpu_use_fusion_emitters"] = False
-
 
 @dataclass(frozen=True)
 class Need:
@@ -51,6 +44,7 @@ class Need:
     bucket: str
     held: int  # what else lives meanwhile
     sizes: Sizes
+    work: Work | None  # where the target's own compiler says it
 
     @property
     def together(self) -> int:
@@ -63,6 +57,7 @@ class Plan:
     needs: list[Need]
     seconds: dict[str, dict[str, float]]  # of each bucket's step, by phase; empty where the device is not known
     memory: float  # of a device
+    compiler: str
 
     @property
     def peak(self) -> Need:
@@ -87,20 +82,27 @@ def planned_model(config: TrainConfig) -> tuple[ModelConfig, str]:
 
 
 def make_plan(
-    config: TrainConfig, model: ModelConfig, target: Target, seen: dict[bytes, Sizes] | None = None
+    config: TrainConfig,
+    model: ModelConfig,
+    target: Target,
+    devices: list[jax.Device] | None = None,
+    seen: dict[bytes, tuple[Sizes, Work | None]] | None = None,
 ) -> Plan:
-    """`seen` carries sizes of programs from plan to plan, by what their text hashes to: configs share them."""
-    meshes = setup.make_meshes(config)
+    """For `devices`, which may be absent; None for those here.
+
+    `seen` carries what is known of programs from plan to plan, by what their text hashes to: configs share them.
+    """
+    meshes = setup.make_meshes(config, devices)
     setup.check_layout(config, model, meshes)
     outline = Outline(config, model, meshes)
     needs, seen = [], {} if seen is None else seen
     for program in programs(outline):
         log.info("compiling: %s %s", program.phase, program.bucket)
-        needs.append(_need(program, outline, seen))
+        needs.append(_need(program, outline, target, seen))
     seconds = {}
     if target.device.flops:
         seconds = {f"{kind}: {b}": _seconds(outline, kind, b, target) for kind, b in outline.buckets}
-    return Plan(_parts(outline), needs, seconds, target.device.memory)
+    return Plan(_parts(outline), needs, seconds, target.device.memory, outline.platform)
 
 
 def missing_files(config: TrainConfig) -> str | None:
@@ -138,13 +140,25 @@ def _caches(outline: Outline, kind: str, bucket: Bucket) -> tuple[int, int]:
     return bytes_per_device(prompts) // split, bytes_per_device(state.caches) // split
 
 
-def _need(program: Program, outline: Outline, seen: dict[bytes, Sizes]) -> Need:
+def _need(
+    program: Program, outline: Outline, target: Target, seen: dict[bytes, tuple[Sizes, Work | None]]
+) -> Need:
     with computing_in(outline.config.compute_dtype):
         lowered = program.lower()
     key = hashlib.sha256(lowered.as_text().encode()).digest()
     if key not in seen:
-        seen[key] = Sizes.of(lowered.compile(compiler_options=_ON_CPU if _on_cpu() else None))
-    return Need(program.phase, program.bucket, _held(program.phase, outline), seen[key])
+        compiled, work = compile_for(lowered, outline.platform), None
+        if outline.platform != "cpu" and target.device.flops:
+            text, device = compiled.as_text(), target.device
+            work = Module(text).work(device.flops, device.bandwidth, _decoded(outline.config))
+        seen[key] = Sizes.of(compiled, outline.platform), work
+    return Need(program.phase, program.bucket, _held(program.phase, outline), *seen[key])
+
+
+def _decoded(config: TrainConfig) -> list[int]:
+    """Tokens that each of the sampler's loops writes: answers are taken to be of full length."""
+    ends = [0, *cache_sizes(config.rollout.sampling.capacity)]
+    return [end - first for first, end in itertools.pairwise(ends)]
 
 
 def _held(phase: str, outline: Outline) -> int:
@@ -207,8 +221,9 @@ def report(plan: Plan, config: TrainConfig, model: ModelConfig, source: str, tar
     for need in plan.needs:
         sizes = (need.held, *need.sizes, need.together)
         yield f"{need.phase:<10} {need.bucket:<52} {' '.join(_number(size, unit) for size in sizes)}"
-    if _on_cpu() and target.name != "here":
-        yield "Temporaries by the CPU's compiler: an estimate, the target's own compiler may need more or less."
+    if plan.compiler == "cpu" and target.name != "here":
+        yield "Temporaries by the CPU's compiler: an estimate, the target's own may need more or less."
+    yield from _asked(plan)
     yield from _times(plan)
     peak, left = plan.peak, memory * USABLE_MEMORY - plan.peak.together
     verdict = (
@@ -232,8 +247,24 @@ def _times(plan: Plan) -> Iterable[str]:
         )
 
 
-def _on_cpu() -> bool:
-    return jax.devices()[0].platform == "cpu"
+def _asked(plan: Plan) -> Iterable[str]:
+    """What each program asks of a device."""
+    worked = [need for need in plan.needs if need.work is not None]
+    if not worked:
+        return
+    yield ""
+    yield f"of each device, by its compiler {'seconds':>61} {'GB':>9} {'TFLOP':>7} {'copied':>7} {'sent':>6}"
+    for need in worked:
+        work = need.work
+        sent = sum(work.collectives.values())
+        yield (
+            f"{need.phase:<10} {need.bucket:<52} {work.seconds:>29.3g} {work.bytes / 1e9:9.0f} "
+            f"{work.flops / 1e12:7.1f} {sum(work.copies.values()) / 1e9:7.1f} {sent / 1e9:6.1f}"
+        )
+        if sent:
+            kinds = ", ".join(f"{kind} {size / 1e9:.1f}" for kind, size in work.collectives.items())
+            yield f"{'':<11}{kinds} GB; {work.synchronous / 1e9:.1f} GB beside which nothing is computed"
+    yield "  seconds at full speed, each instruction by bytes or products; without what is sent between devices"
 
 
 def _number(size: int, unit: float) -> str:

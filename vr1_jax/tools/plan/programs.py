@@ -65,10 +65,13 @@ class Sizes(NamedTuple):
     results: int  # beyond arguments that are given up
 
     @classmethod
-    def of(cls, compiled: jax.stages.Compiled) -> "Sizes":
+    def of(cls, compiled: jax.stages.Compiled, platform: str) -> "Sizes":
         memory = compiled.memory_analysis()
-        results = memory.output_size_in_bytes - memory.alias_size_in_bytes
-        return cls(memory.argument_size_in_bytes, memory.temp_size_in_bytes, results)
+        given, results = memory.argument_size_in_bytes, memory.output_size_in_bytes - memory.alias_size_in_bytes
+        temporaries = memory.temp_size_in_bytes
+        if platform == "tpu":  # its temporaries do not all live together, and some are counted elsewhere
+            temporaries = max(memory.peak_memory_in_bytes - given - results, 0)
+        return cls(given, temporaries, results)
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,12 @@ class Outline:
     config: TrainConfig
     model: ModelConfig
     meshes: Meshes
+
+    @property
+    def platform(self) -> str:
+        """cpu, cuda or tpu."""
+        name = self.meshes.train.devices.flat[0].platform
+        return "cuda" if name == "gpu" else name
 
     @functools.cached_property
     def state(self) -> TrainState:
@@ -233,7 +242,7 @@ def programs(outline: Outline) -> Iterator[Program]:
 def _copy(outline: Outline) -> Program:
     weights = jax.eval_shape(unstack, outline.reference)
     weights = abstract(weights, TRAIN_RULES, outline.meshes.train)
-    if jax.devices()[0].platform == "cpu":  # which moves bf16 as fp32; as whole numbers, bytes are bytes
+    if outline.platform == "cpu":  # which moves bf16 as fp32; as whole numbers, bytes are bytes
         bits = jnp.dtype(f"uint{8 * jnp.dtype(outline.config.compute_dtype).itemsize}")
         weights = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, bits, sharding=x.sharding), weights)
     return Program("copy", "", None, move_weights(weights, outline.meshes.rollout), (weights,), {})
