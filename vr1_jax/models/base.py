@@ -149,8 +149,8 @@ def decode(
     The first groups[0] rows of each batch element continue prompts[0], the next groups[1] continue prompts[1]:
     ordered and shuffled frames share every matmul, and each weight is read once for both. Each group has a cache.
 
-    Layers are unrolled, over weights and caches that are arrays of their own for each layer: in a scan over stacked
-    ones a GPU's compiler copies every layer's weights for every token (more than half of the bytes it moves).
+    Layers are unrolled, over weights and caches that are arrays of their own for each layer: in a scan over
+    stacked ones a GPU's compiler copies every layer's weights for every token, more than half of all bytes moved.
     """
     batch, rows = tokens.shape
     bounds = list(itertools.accumulate(groups))[:-1]

@@ -1,9 +1,9 @@
 """What a compiled program asks of a device: bytes of memory, products, copies, and traffic between devices.
 
-Read from the text of the optimised program. An instruction counts once for each time it runs: in a loop as often as
-the compiler knows, in decoding, whose length nobody knows, as often as the caller says. Its bytes are its operands
-and its result; of an operand that it slices, or writes a slice into, only the slice. What caches do, and how much of
-its peak a device reaches, is not known here: this is what the code asks for.
+Read from the text of the optimised program. An instruction counts once for each time it runs: in a loop as often
+as the compiler knows, in decoding, whose length nobody knows, as often as the caller says. Its bytes are its
+operands and its result; of an operand that it slices, or writes a slice into, only the slice. What caches do, and
+how much of its peak a device reaches, is not known here: this is what the code asks for.
 """
 
 import collections

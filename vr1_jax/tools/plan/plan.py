@@ -1,7 +1,7 @@
 """What a run needs before it is started: bytes on each device by phase, and seconds a step.
 
-Every program is compiled from abstract shapes, so nothing but the config is needed, for devices that are here or not.
-Temporaries are those of the target's own compiler where it is installed, else the CPU's estimate.
+Every program is compiled from abstract shapes, so nothing but the config is needed, for devices that are here or
+not. Temporaries are those of the target's own compiler where it is installed, else the CPU's estimate.
 """
 
 import dataclasses
@@ -20,11 +20,11 @@ from vr1_jax.models import flops
 from vr1_jax.models.base import computing_in
 from vr1_jax.models.config import ModelConfig
 from vr1_jax.models.qwen25vl import PUBLISHED, size_in_name
+from vr1_jax.sampling.generate import cache_sizes
 from vr1_jax.tools.plan.compilers import compile_for
 from vr1_jax.tools.plan.devices import Target
 from vr1_jax.tools.plan.hlo import Module, Work
 from vr1_jax.tools.plan.programs import Outline, Program, Sizes, bytes_per_device, programs
-from vr1_jax.sampling.generate import cache_sizes
 from vr1_jax.training import setup
 from vr1_jax.training.optimizer import trained
 
