@@ -2,6 +2,7 @@
 
     python convert/flax_to_hf.py --checkpoint runs/tgrpo --out Qwen2.5-VL-7B-TGRPO
 
+A LoRA run's adapters are merged into its base; `--adapter` exports them alone, for PEFT.
 Key names, config layout and file names are the published ones, which old and new releases of both read.
 """
 
@@ -25,6 +26,7 @@ class Arguments:
     # None: the torch_dtype of the model that training started from
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     max_shard_size: str = "5GB"  # most bytes of a file, such as 500MB
+    adapter: bool = False  # of a LoRA run: only its adapters, as a PEFT directory
     force: bool = False  # replace an earlier export at --out
 
     def __post_init__(self):
@@ -43,16 +45,19 @@ class Arguments:
 
 def convert(chosen: Arguments) -> None:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # no accelerator is needed, and one may be busy
-    from vr1_jax.weights.conversion import flax_to_hf
+    from vr1_jax.weights.conversion import export_lora, flax_to_hf
 
-    flax_to_hf(
-        chosen.checkpoint,
-        chosen.out,
-        step=chosen.step,
-        dtype=chosen.dtype,
-        max_shard_bytes=chosen.max_shard_bytes,
-        force=chosen.force,
-    )
+    if chosen.adapter:
+        export_lora(chosen.checkpoint, chosen.out, step=chosen.step, force=chosen.force)
+    else:
+        flax_to_hf(
+            chosen.checkpoint,
+            chosen.out,
+            step=chosen.step,
+            dtype=chosen.dtype,
+            max_shard_bytes=chosen.max_shard_bytes,
+            force=chosen.force,
+        )
     print(f"wrote {chosen.out}")
 
 

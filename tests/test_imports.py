@@ -25,7 +25,7 @@ ALLOWED = {
     "arguments": BASE | {"media", "data", "weights"},
     "sampling": BASE | {"types", "sharding", "models"},
     "rl": BASE | {"types", "sharding", "models", "sampling", "rewards"},
-    "config": BASE | {"config_files", "media", "data", "rewards", "sampling", "rl"},
+    "config": BASE | {"config_files", "media", "data", "models", "rewards", "sampling", "rl"},
 }
 CORE = {*ALLOWED, "training", "evaluation"}
 ALLOWED |= {

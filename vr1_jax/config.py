@@ -22,6 +22,7 @@ from vr1_jax.data.prompts import LossOn
 from vr1_jax.data.prompts import Preset as PromptPreset
 from vr1_jax.errors import UsageError
 from vr1_jax.media.frames import IMAGE_BUDGET, TRAINING_BUDGET, FrameBudget, ImageBudget
+from vr1_jax.models.config import LoraConfig
 from vr1_jax.rewards.scoring import RewardFunction, check_rewards
 from vr1_jax.rl.advantages import GRPOConfig
 from vr1_jax.sampling.settings import SamplingConfig
@@ -194,6 +195,7 @@ class TrainConfig:
     rollout: RolloutConfig = RolloutConfig()
     grpo: GRPOConfig = field(default_factory=GRPOConfig.paper)
     optimizer: OptimizerConfig = OptimizerConfig()
+    lora: LoraConfig = LoraConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     watch: WatchConfig = WatchConfig()
     # Reward functions of your own, beside accuracy and format; in a config file only.
@@ -230,6 +232,8 @@ class TrainConfig:
             raise UsageError("updates_per_batch and epochs_per_batch are for stage rl; in sft they must be 1")
         if self.stage == "rl" and self.from_scratch and self.grpo.beta > 0:
             raise UsageError("from_scratch leaves no reference to stay near; set grpo.beta to 0")
+        if self.lora.rank and self.from_scratch:
+            raise UsageError("from_scratch leaves lora nothing to adapt; set lora.rank to 0")
         if self.grpo.overlong > (limit := self.rollout.sampling.max_new_tokens):
             raise UsageError(f"grpo.overlong is {self.grpo.overlong}; answers have at most {limit} tokens")
         if self.grpo.sampler_cap and self.old_logps == "sampler":

@@ -56,6 +56,11 @@ class Model(nnx.Module):
     def published_name(cls, key: str) -> str:
         """The published spelling of a name in a file that may spell it otherwise."""
 
+    @classmethod
+    @abstractmethod
+    def module_name(cls, key: str) -> str:
+        """What transformers' model calls the tensor of this published name."""
+
     @abstractmethod
     def visual_units(self, prompt: Prompt) -> Float[Array, "B U D"]:
         """What the vision tower makes of the prompt's patches: one embedding for each visual token."""
@@ -183,6 +188,8 @@ def unstack(model: Model, *, free: bool = False) -> Model:
 
     `free` gives back the memory of each stacked array once it is taken apart: there are never two models.
     """
+    if is_unstacked(model):
+        return model
     new, new.text = copy.copy(model), copy.copy(model.text)
     new.text.layers = nnx.List(_each_layer(model.text.layers, free))
     return new

@@ -139,3 +139,22 @@ def refuse_unless(fields: dict[str, Any], **supported: Any) -> None:
     for name, value in supported.items():
         if fields.get(name, value) not in (value, None):
             raise UsageError(f"{name}={reprlib.repr(fields[name])} is not supported; only {value!r}")
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Train low-rank adapters only, the model itself staying as it is."""
+
+    rank: int = 0  # of the adapters; 0 trains the whole model
+    alpha: float = 32.0  # their product is scaled by alpha / rank
+    # Which matrices of the layers get one; the vision tower has qkv for query, key and value.
+    targets: tuple[str, ...] = ("query", "key", "value", "out", "gate", "up", "down", "qkv")
+    vision: bool = False  # the vision tower's layers too
+
+    def __post_init__(self):
+        if self.rank < 0:
+            raise UsageError(f"rank is {self.rank}; it must not be negative")
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank

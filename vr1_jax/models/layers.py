@@ -32,6 +32,26 @@ class Declare:
         return nnx.Param(init(jax.random.fold_in(self._key, self._count), shape, self._dtype), axes=names)
 
 
+class Adapted(nnx.Module):
+    """A matrix that stays as it is, with a low-rank change beside it (LoRA): x W + scale (x A) B."""
+
+    def __init__(self, base: nnx.Param, lora_a: nnx.Param, lora_b: nnx.Param, scale: float):
+        self.base, self.lora_a, self.lora_b, self.scale = base, lora_a, lora_b, scale
+
+
+def linear(spec: str, x: jax.Array, matrix: nnx.Param | Adapted) -> jax.Array:
+    """The einsum of x and the matrix, whose contracted axes come first: `BSD,DNH->BSNH`."""
+    if not isinstance(matrix, Adapted):
+        return jnp.einsum(spec, x, matrix[...])
+    of_x, rest = spec.split(",")
+    of_matrix, of_out = rest.split("->")
+    contracted = "".join(axis for axis in of_matrix if axis in of_x)
+    rows = "".join(axis for axis in of_x if axis not in contracted)
+    low = jnp.einsum(f"{of_x},{contracted}r->{rows}r", x, matrix.lora_a[...])
+    change = jnp.einsum(f"{rows}r,r{of_matrix[len(contracted) :]}->{of_out}", low, matrix.lora_b[...])
+    return jnp.einsum(spec, x, matrix.base[...]) + change * jnp.asarray(matrix.scale, change.dtype)
+
+
 def rms_norm(x: Float[Array, "... D"], weight: Float[Array, " D"], eps: float) -> Float[Array, "... D"]:
     """Computed in fp32 to the end. transformers rounds to bf16 before the weight; this is the closer one."""
     x32 = x.astype(jnp.float32)

@@ -98,6 +98,10 @@ _RULES = (
 )
 
 
+# How transformers 5 calls what files call otherwise.
+_SPELLINGS = (("model.language_model.", "model."), ("model.visual.", "visual."))
+
+
 class Qwen25VL(base.Model):
     MODEL_TYPE = "qwen2_5_vl"
     NAME = "Qwen2.5-VL"
@@ -138,9 +142,16 @@ class Qwen25VL(base.Model):
     @classmethod
     def published_name(cls, key: str) -> str:
         """transformers 5 may have saved its own spelling."""
-        for theirs, published in (("model.language_model.", "model."), ("model.visual.", "visual.")):
+        for theirs, published in _SPELLINGS:
             if key.startswith(theirs):
                 return published + key.removeprefix(theirs)
+        return key
+
+    @classmethod
+    def module_name(cls, key: str) -> str:
+        for theirs, published in _SPELLINGS:
+            if key.startswith(published):
+                return theirs + key.removeprefix(published)
         return key
 
 

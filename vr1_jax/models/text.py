@@ -53,16 +53,17 @@ def block(
     layer: TextLayers, x: Float[Array, "B S D"], angles: Float[Array, "B S Hhalf"], attend: Attend, eps: float
 ) -> tuple[Float[Array, "B S D"], Any]:
     h = layers.rms_norm(x, layer.attention_norm[...], eps)
-    q = jnp.einsum("BSD,DNH->BSNH", h, layer.query[...]) + layer.query_bias[...]
-    k = jnp.einsum("BSD,DKH->BSKH", h, layer.key[...]) + layer.key_bias[...]
-    v = jnp.einsum("BSD,DKH->BSKH", h, layer.value[...]) + layer.value_bias[...]
+    q = layers.linear("BSD,DNH->BSNH", h, layer.query) + layer.query_bias[...]
+    k = layers.linear("BSD,DKH->BSKH", h, layer.key) + layer.key_bias[...]
+    v = layers.linear("BSD,DKH->BSKH", h, layer.value) + layer.value_bias[...]
     q = shard(layers.rotate(q, angles), "batch", None, "heads", None)
     k = shard(layers.rotate(k, angles), "batch", None, "kv_heads", None)
     h, extra = attend(q, k, shard(v, "batch", None, "kv_heads", None))
-    x = x + shard(jnp.einsum("BSNH,NHD->BSD", h, layer.out[...]), "batch", None, None)
+    x = x + shard(layers.linear("BSNH,NHD->BSD", h, layer.out), "batch", None, None)
     h = layers.rms_norm(x, layer.mlp_norm[...], eps)
-    h = shard(jax.nn.silu(h @ layer.gate[...]) * (h @ layer.up[...]), "batch", None, "mlp")
-    return x + shard(h @ layer.down[...], "batch", None, None), extra
+    gate, up = (layers.linear("BSD,DF->BSF", h, matrix) for matrix in (layer.gate, layer.up))
+    h = shard(jax.nn.silu(gate) * up, "batch", None, "mlp")
+    return x + shard(layers.linear("BSF,FD->BSD", h, layer.down), "batch", None, None), extra
 
 
 def embed_tokens(text: Text, tokens: jax.Array) -> Float[Array, "B S D"]:

@@ -97,16 +97,16 @@ def embed_patches(
 
 def block(layer: VisionLayers, x, angles, mask):
     h = layers.rms_norm(x, layer.attention_norm[...], _EPS)
-    qkv = jnp.einsum("BMPD,DcNH->cBMPNH", h, layer.qkv[...]) + layer.qkv_bias[...][:, None, None, None]
+    qkv = layers.linear("BMPD,DcNH->cBMPNH", h, layer.qkv) + layer.qkv_bias[...][:, None, None, None]
     q, k, v = shard(qkv, None, "batch", None, None, "heads", None)
     h = attention.windowed(layers.rotate(q, angles), layers.rotate(k, angles), v, mask)
-    x = x + shard(
-        jnp.einsum("BMPNH,NHD->BMPD", h, layer.out[...]) + layer.out_bias[...], "batch", None, None, None
-    )
+    out = layers.linear("BMPNH,NHD->BMPD", h, layer.out) + layer.out_bias[...]
+    x = x + shard(out, "batch", None, None, None)
     h = layers.rms_norm(x, layer.mlp_norm[...], _EPS)
-    h = jax.nn.silu(h @ layer.gate[...] + layer.gate_bias[...]) * (h @ layer.up[...] + layer.up_bias[...])
-    h = shard(h, "batch", None, None, "mlp")
-    return x + shard(h @ layer.down[...] + layer.down_bias[...], "batch", None, None, None)
+    gate, up = (layers.linear("BMPD,DF->BMPF", h, matrix) for matrix in (layer.gate, layer.up))
+    h = shard(jax.nn.silu(gate + layer.gate_bias[...]) * (up + layer.up_bias[...]), "batch", None, None, "mlp")
+    down = layers.linear("BMPF,FD->BMPD", h, layer.down) + layer.down_bias[...]
+    return x + shard(down, "batch", None, None, None)
 
 
 def merge_patches(vision: Vision, x: Float[Array, "B M P W"], config: VisionConfig) -> Float[Array, "B M Unit D"]:

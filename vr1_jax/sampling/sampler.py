@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Key
 
-from vr1_jax.models.base import Model, unstack
+from vr1_jax.models.base import Model, is_unstacked, unstack
 from vr1_jax.sampling.generate import Limits, Plan, SamplingState, advance, generate, row_keys, split_groups, start
 from vr1_jax.sampling.settings import SamplingConfig
 from vr1_jax.sharding import ROLLOUT_RULES, place_rows, shardings
@@ -94,7 +94,10 @@ def rollout_params(model: Model, mesh: Mesh, dtype: DTypeLike = jnp.bfloat16) ->
     In this order half the bytes travel, and no fp32 copy is ever whole on a device. `mesh` holds the same
     devices as the training mesh, but may split them otherwise: a larger `tensor` leaves more room for caches.
     """
-    cast = _cast_by_layer(model, dtype)
+    if is_unstacked(model):  # a LoRA run's: its large arrays are the very ones that are trained around
+        cast = jax.tree.map(lambda x: x if x.dtype == dtype else x.astype(dtype), model)
+    else:
+        cast = _cast_by_layer(model, dtype)
     return cast if mesh.size == 1 else move_weights(cast, mesh)(cast)
 
 

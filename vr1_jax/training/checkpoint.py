@@ -1,7 +1,7 @@
 """Checkpoints of a run: saved while the next step computes, whole or not at all, checked before use.
 
 RUN/checkpoints/STEP/
-  params/           the model, by plain names: what `load_model` and the export read
+  params/           the model, by plain names: what `load_model` and the export read; of a LoRA run the adapters
   trainer/          optimizer state and counters
   progress.json     step, position in the data, metrics, config of the run
   checksums.*.json  of all files above
@@ -31,6 +31,7 @@ from vr1_jax.config import CheckpointConfig
 from vr1_jax.config_files import check_config
 from vr1_jax.errors import UserError
 from vr1_jax.files import flush, out_of_space, read_json
+from vr1_jax.models.adapters import has_adapters, is_adapter
 from vr1_jax.models.mapping import nest
 from vr1_jax.training import processes
 from vr1_jax.training.checkpoint_files import (
@@ -107,7 +108,7 @@ class Checkpoints:
         self._newest, self._failure, number = step, None, next(_numbers)
         try:
             with save_context():
-                response = ocp.save_checkpointables_async(aside(directory), _trees(state))
+                response = ocp.save_checkpointables_async(aside(directory), _trees(_saved(state)))
         except _SAVE_ERRORS as error:
             processes.tell_failure(f"save {number}", _reason(error))
             self._fail(directory, error)
@@ -216,12 +217,25 @@ class Checkpoints:
         return -value if self._config.best_metric.startswith("-") else value
 
 
+def _saved(state: TrainState) -> TrainState:
+    """Of a LoRA run the adapters, without the model that they belong to."""
+    if not has_adapters(state.model):
+        return state
+
+    def is_kept(path: tuple[Any, ...]) -> bool:
+        return is_adapter(path) or not jax.tree_util.keystr(path).startswith(".model.")
+
+    return jax.tree.map_with_path(lambda path, x: x if is_kept(path) else None, state)
+
+
 def _trees(state: TrainState) -> dict[str, dict[str, Any]]:
     fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
     return {PARAMS: nest(_leaves(fields.pop("model"))), TRAINER: nest(_leaves(fields))}
 
 
 def _load(directory: Path, like: TrainState) -> TrainState:
+    """Of a LoRA run with None in place of the model that it adapts."""
+    like = _saved(like)
     try:
         loaded = ocp.load_checkpointables(directory, _trees(like))
     except (ValueError, KeyError) as error:

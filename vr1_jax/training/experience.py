@@ -9,6 +9,7 @@ import numpy as np
 
 from vr1_jax.config import TrainConfig
 from vr1_jax.data.pipeline import Batch, Batches
+from vr1_jax.models.adapters import without_adapters
 from vr1_jax.models.base import Model
 from vr1_jax.rl.experience import Judged, Pool, judge, masked, of_attempts, texts, trim
 from vr1_jax.sampling.sampler import place_prompt, rollout_params
@@ -133,7 +134,10 @@ def _score(
         score = functools.partial(
             score_batch, prompt=prompt, tokens=completion.tokens, microbatches=config.microbatches
         )
-        reference = None if program.reference is None else score(program.reference).logps
+        reference = program.reference
+        if config.lora.rank and config.grpo.beta > 0:
+            reference = without_adapters(model)
+        reference = None if reference is None else score(reference).logps
         if config.old_logps == "sampler":
             old = completion.logps
         elif config.updates_per_step > 1:

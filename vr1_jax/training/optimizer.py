@@ -6,6 +6,7 @@ import jax
 import optax
 
 from vr1_jax.config import OptimizerConfig
+from vr1_jax.models.adapters import has_adapters, is_adapter
 from vr1_jax.training.moments import scale_by_factored_rms, scale_by_int8_adam
 
 
@@ -43,16 +44,19 @@ def _scale(config: OptimizerConfig) -> optax.GradientTransformation:
 
 def trained(model: Any, config: OptimizerConfig) -> Any:
     """The model with None in place of what is frozen: gradients and moments have this structure."""
-    return jax.tree.map_with_path(lambda path, x: None if _is_frozen(path, config) else x, model)
+    adapters = has_adapters(model)
+
+    def is_trained(path: tuple[Any, ...]) -> bool:
+        if adapters:
+            return is_adapter(path)
+        return not (config.freeze_vision and jax.tree_util.keystr(path).startswith(".vision"))
+
+    return jax.tree.map_with_path(lambda path, x: x if is_trained(path) else None, model)
 
 
 def with_frozen(part: Any, model: Any) -> Any:
     """The whole model again: what is trained from `part`, the rest from `model`."""
     return jax.tree.map(lambda new, old: old if new is None else new, part, model, is_leaf=lambda x: x is None)
-
-
-def _is_frozen(path: tuple[Any, ...], config: OptimizerConfig) -> bool:
-    return config.freeze_vision and jax.tree_util.keystr(path).startswith(".vision")
 
 
 def is_decayed(path: tuple[Any, ...], decayed: Literal["matrices", "upstream"]) -> bool:

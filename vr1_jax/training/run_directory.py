@@ -10,6 +10,7 @@ RUN/
 """
 
 import contextlib
+import dataclasses
 import datetime
 import hashlib
 import importlib.metadata
@@ -31,6 +32,7 @@ from vr1_jax.config_files import to_json
 from vr1_jax.data.prompts import FILE, Presentation, write_presentation
 from vr1_jax.errors import UserError
 from vr1_jax.files import lock, read_json, write_json
+from vr1_jax.models.config import LoraConfig
 from vr1_jax.weights.checkpoint_dir import (
     HF,
     META,
@@ -67,7 +69,7 @@ def locked(run: Path) -> Iterator[None]:
         yield
 
 
-def begin(run: Path, model: Path, presentation: Presentation) -> None:
+def begin(run: Path, model: Path, presentation: Presentation, lora: LoraConfig | None = None) -> None:
     """Note what the run begins from, and copy what it needs of it; a run that goes on keeps what it has.
 
     `hf` comes last and under another name at first: where it is, all of this has been done.
@@ -81,7 +83,8 @@ def begin(run: Path, model: Path, presentation: Presentation) -> None:
     step = find_checkpoint(model).step if is_checkpoint(model) else None
     write_meta(run, source=str(model), dtype="float32")
     origin = {"step": step, "fingerprint": _fingerprint(model, step)}
-    write_json(run / META, read_json(run / META) | {"origin": origin})
+    adapters = {"lora": {"base": str(model.resolve()), **dataclasses.asdict(lora)}} if lora and lora.rank else {}
+    write_json(run / META, read_json(run / META) | {"origin": origin} | adapters)
     aside = run / f"{HF}.partial"
     shutil.rmtree(aside, ignore_errors=True)
     copy_assets(assets_directory(model), aside)

@@ -27,7 +27,7 @@ Metrics = dict[str, Float[Array, ""]]
 
 
 def cast(tree: Any, dtype: DTypeLike) -> Any:
-    return jax.tree.map(lambda x: x.astype(dtype), tree)
+    return jax.tree.map(lambda x: x if x.dtype == dtype else x.astype(dtype), tree)
 
 
 def init_state(model: Model, optimizer: OptimizerConfig) -> TrainState:

@@ -14,7 +14,8 @@ from vr1_jax.models.families import abstract_model, family_of
 from vr1_jax.models.mapping import Rule, parameter_shapes
 from vr1_jax.progress import Progress
 from vr1_jax.weights import blocks
-from vr1_jax.weights.array_store import ParameterWriter, StoredParameters
+from vr1_jax.weights.adapters import check_is_lora, export_adapter
+from vr1_jax.weights.array_store import ParameterWriter
 from vr1_jax.weights.checkpoint_dir import (
     ASSETS,
     HF,
@@ -27,6 +28,7 @@ from vr1_jax.weights.checkpoint_dir import (
     write_meta,
 )
 from vr1_jax.weights.hf_directory import DTYPES, HFDirectory, ShardWriter
+from vr1_jax.weights.loading import Source, open_source
 
 _DTYPE_OF = {"bfloat16": DTYPES["BF16"], "float16": DTYPES["F16"], "float32": DTYPES["F32"]}
 
@@ -73,7 +75,7 @@ def flax_to_hf(
             f"{found.assets / 'config.json'}: torch_dtype {name!r} is not one of {', '.join(_DTYPE_OF)}"
         )
     target = _DTYPE_OF[name]
-    source = StoredParameters(found.directory, shapes)
+    source, _ = open_source(checkpoint, found.step)
     published = {
         key: rule.published_shape(rule.layer_shape(shapes[rule.path]))
         for rule in family.rules(found.config)
@@ -99,8 +101,15 @@ def flax_to_hf(
         write_json(directory / "config.json", hf_config | {"architectures": architectures, "torch_dtype": name})
 
 
+def export_lora(checkpoint: Path, out: Path, *, step: int | None = None, force: bool = False) -> None:
+    """The adapters of a LoRA run, as a PEFT directory."""
+    lora, base = check_is_lora(checkpoint)
+    check_output_directory(out, source=checkpoint, force=force, replaceable=_is_exported_adapter)
+    export_adapter(find_checkpoint(checkpoint, step), out, lora, base)
+
+
 def _layers(
-    source: StoredParameters, rule: Rule, shape: tuple[int, ...], dtype: np.dtype
+    source: Source, rule: Rule, shape: tuple[int, ...], dtype: np.dtype
 ) -> Iterator[tuple[str, np.ndarray]]:
     if not rule.stacked:
         yield rule.key, source.read(rule.path, blocks.everything(shape), dtype)
@@ -132,6 +141,10 @@ def _is_converted_model(path: Path) -> bool:
 def _is_exported_model(path: Path) -> bool:
     weights = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
     return all(entry.name in ASSETS or weights.fullmatch(entry.name) for entry in path.iterdir())
+
+
+def _is_exported_adapter(path: Path) -> bool:
+    return all(entry.name in ("adapter_config.json", "adapter_model.safetensors") for entry in path.iterdir())
 
 
 def _natural(key: str) -> list[tuple[int, str]]:

@@ -9,18 +9,20 @@ import numpy as np
 from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 
 from vr1_jax.errors import UserError
+from vr1_jax.files import read_json
 from vr1_jax.models.base import Model
 from vr1_jax.models.config import ModelConfig
 from vr1_jax.models.families import abstract_model
 from vr1_jax.models.mapping import parameter_shapes
 from vr1_jax.sharding import TRAIN_RULES, Rules, shardings
 from vr1_jax.weights import blocks
+from vr1_jax.weights.adapters import MergedParameters, lora_of
 from vr1_jax.weights.array_store import StoredParameters
-from vr1_jax.weights.checkpoint_dir import HF, STEPS, find_checkpoint, is_checkpoint
+from vr1_jax.weights.checkpoint_dir import HF, META, STEPS, find_checkpoint, is_checkpoint
 from vr1_jax.weights.hf_directory import HFDirectory
 
 # Weights that can be read in blocks, under our parameter names.
-Source = HFDirectory | StoredParameters
+Source = HFDirectory | StoredParameters | MergedParameters
 
 
 def load_model(
@@ -46,6 +48,12 @@ def open_source(path: Path, step: int | None = None) -> tuple[Source, ModelConfi
         raise UserError(f"{path}: no such directory")
     if is_checkpoint(path):
         checkpoint = find_checkpoint(path, step)
+        if found := lora_of(path):
+            lora, base = found
+            if not base.is_dir():
+                raise UserError(f"{path}: adapts {base}, which is gone; put it back")
+            origin = read_json(path / META)["origin"]["step"]
+            return MergedParameters(open_source(base, origin)[0], checkpoint, lora), checkpoint.config
         shapes = parameter_shapes(abstract_model(checkpoint.config))
         return StoredParameters(checkpoint.directory, shapes), checkpoint.config
     if not (path / "config.json").is_file():

@@ -1,0 +1,61 @@
+"""LoRA: small trained matrices beside large frozen ones, which then need no gradients, moments or fp32."""
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from vr1_jax.models.base import Model
+from vr1_jax.models.config import LoraConfig
+from vr1_jax.models.layers import Adapted
+from vr1_jax.models.mapping import Rule
+
+
+def adapted_rules(model: type[Model] | Model, config: Any, lora: LoraConfig) -> Iterator[Rule]:
+    """Of the matrices that get an adapter."""
+    for rule in model.rules(config):
+        tower, name = rule.path.split(".")[0], rule.path.split(".")[-1]
+        if rule.stacked and len(rule.theirs) == 2 and name in lora.targets and (tower == "text" or lora.vision):
+            yield rule
+
+
+def add_adapters(model: Model, lora: LoraConfig, key: jax.Array) -> Model:
+    """The model (layers stacked) with adapters in fp32 that change nothing yet: A random as in PEFT, B zero."""
+    model = copy.copy(model)
+    for name in ("text", "vision"):
+        tower = copy.copy(getattr(model, name))
+        tower.layers = copy.copy(tower.layers)
+        setattr(model, name, tower)
+    rules = list(adapted_rules(model, model.config, lora))
+    for rule, own in zip(rules, jax.random.split(key, len(rules)), strict=True):
+        tower, _, name = rule.path.split(".")
+        stacked = getattr(model, tower).layers
+        base, inputs = getattr(stacked, name), 1 + len(rule.theirs[1])  # after the layers' axis
+        shape, axes = base.get_value().shape, base.get_metadata("axes")
+        bound = 1 / jnp.sqrt(jnp.prod(jnp.array(shape[1:inputs])))
+        a = jax.random.uniform(own, (*shape[:inputs], lora.rank), jnp.float32, -bound, bound)
+        b = jnp.zeros((shape[0], lora.rank, *shape[inputs:]), jnp.float32)
+        a, b = nnx.Param(a, axes=(*axes[:inputs], None)), nnx.Param(b, axes=(None, None, *axes[inputs:]))
+        setattr(stacked, name, Adapted(base, a, b, lora.scale))
+    return model
+
+
+def without_adapters(model: Model) -> Model:
+    """The model as it was: the reference of a LoRA run, in the same memory."""
+    return jax.tree.map(lambda x: x.base if _is_adapted(x) else x, model, is_leaf=_is_adapted)
+
+
+def has_adapters(model: Any) -> bool:
+    return any(_is_adapted(x) for x in jax.tree.leaves(model, is_leaf=_is_adapted))
+
+
+def is_adapter(path: tuple[Any, ...]) -> bool:
+    """Whether the array at this path of a model is part of an adapter."""
+    return ".lora_" in jax.tree_util.keystr(path)
+
+
+def _is_adapted(node: Any) -> bool:
+    return isinstance(node, Adapted)
