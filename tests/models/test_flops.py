@@ -9,7 +9,8 @@ import pytest
 
 from vr1_jax.config import OptimizerConfig
 from vr1_jax.models import attention, base, families, flops
-from vr1_jax.models.config import ModelConfig, TextConfig, VisionConfig
+from vr1_jax.models.adapters import add_adapters
+from vr1_jax.models.config import LoraConfig, ModelConfig, TextConfig, VisionConfig
 from vr1_jax.models.flops import Workload
 from vr1_jax.rl.logprobs import score_completions
 from vr1_jax.training.optimizer import trained, with_frozen
@@ -117,6 +118,21 @@ def test_forward_and_backward(model, prompt, tokens, frozen):
     assert counted == pytest.approx(expected, rel=TOLERANCE)
     for other in ({"trains_vision": not frozen}, {"remat": True, "trains_vision": frozen}):
         assert counted != pytest.approx(flops.update(ONE_LAYER, WORK, **other), rel=0.1)
+
+
+def test_forward_and_backward_of_adapters(model, prompt, tokens):
+    """Of rank 1, which costs next to nothing. The first layer needs no gradient of what it is given."""
+    adapted = jax.eval_shape(lambda m: add_adapters(m, LoraConfig(rank=1), jax.random.key(0)), model)
+
+    def loss(moving, model, prompt, tokens):
+        return score_completions(with_frozen(moving, model), prompt, tokens).logps.sum()
+
+    counted = counted_by_xla(jax.grad(loss), trained(adapted, OptimizerConfig()), adapted, prompt, tokens)
+    expected = flops.update(ONE_LAYER, WORK, remat=True, trains_vision=False, adapters_only=True)
+    text, rows = ONE_LAYER.text, WORK.prompts * (WORK.tokens + WORK.group * WORK.answer)
+    expected -= 2 * rows * text.width * (text.heads + 2 * text.kv_heads) * text.head_dim
+    assert counted == pytest.approx(expected, rel=TOLERANCE)
+    assert counted != pytest.approx(flops.update(ONE_LAYER, WORK, remat=True, trains_vision=False), rel=0.1)
 
 
 def test_a_rollout_is_its_parts():

@@ -56,10 +56,11 @@ def logits(model, prompt):
 
 
 @pytest.fixture(scope="module")
-def question(pretrained):
-    model, config = load_model(pretrained)
+def question():
     tokens = np.random.default_rng(0).integers(5, 500, (1, 24))
-    prompt = dataclasses.replace(blank_prompt(1, slices=0, patches=0, tokens=24), tokens=jnp.asarray(tokens, jnp.int32))
+    prompt = dataclasses.replace(
+        blank_prompt(1, slices=0, patches=0, tokens=24), tokens=jnp.asarray(tokens, jnp.int32)
+    )
     positions = jnp.broadcast_to(jnp.arange(24), (1, 3, 24)).astype(jnp.int32)
     return dataclasses.replace(prompt, positions=positions)
 
@@ -69,7 +70,8 @@ def test_new_adapters_change_nothing_and_others_do_what_merging_them_does(pretra
     adapted = add_adapters(model, LORA, jax.random.key(0))
     np.testing.assert_array_equal(logits(adapted, question), logits(model, question))
     moved = jax.tree.map_with_path(
-        lambda path, x: x + 0.1 * jax.random.normal(jax.random.key(x.size), x.shape) if is_adapter(path) else x, adapted
+        lambda path, x: x + 0.1 * jax.random.normal(jax.random.key(x.size), x.shape) if is_adapter(path) else x,
+        adapted,
     )
     merged = jax.tree.map(lambda x: x, model)
     for name in ("query", "out", "down", "key", "value", "gate", "up"):
@@ -110,7 +112,7 @@ def test_checkpoints_hold_adapters_only(adapted):
 
 
 def test_a_stopped_run_resumes_to_the_bit(world, pretrained, adapted, tmp_path):
-    run, straight = adapted
+    _, straight = adapted
     lora = dataclasses.replace(LORA, vision=True)
     train(rl_config(world, pretrained, tmp_path / "run", lora=lora, steps=2))
     resumed = train(rl_config(world, pretrained, tmp_path / "run", lora=lora))
@@ -125,7 +127,9 @@ def test_a_model_of_it_is_merged(adapted, question):
     np.testing.assert_allclose(logits(model, question), expected, atol=1e-5 * float(expected.std()), rtol=0)
 
 
-def test_exports_merged_or_as_an_adapter_are_the_same_model_in_transformers(pretrained, adapted, question, tmp_path):
+def test_exports_merged_or_as_an_adapter_are_the_same_model_in_transformers(
+    pretrained, adapted, question, tmp_path
+):
     run, _ = adapted
     flax_to_hf(run, tmp_path / "merged", dtype="float32")
     flax_to_hf(pretrained, tmp_path / "base", dtype="float32")

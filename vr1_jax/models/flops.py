@@ -107,15 +107,32 @@ def reference(config: ModelConfig, work: Workload) -> int:
     return see(config.vision, work) + prefill(config, work) + answers(config, work) + project(config.text, scored)
 
 
-def update(config: ModelConfig, work: Workload, *, remat: bool = False, trains_vision: bool = True) -> int:
+def update(
+    config: ModelConfig,
+    work: Workload,
+    *,
+    remat: bool = False,
+    trains_vision: bool = True,
+    adapters_only: bool = False,
+) -> int:
     """Forward and backward, which is twice the forward but for the pixels, or a whole frozen tower: no gradient.
 
+    `adapters_only`: matrices have no gradients of their own; what the adapters compute is not counted.
     `remat` adds what the backward pass computes again. Leave it out for the model FLOPs that MFU divides by.
     """
     pixels = work.prompts * work.slices * _embed(config.vision, work)
     forward_only = pixels if trains_vision else 2 * see(config.vision, work)
     again = _recomputed(config, work, trains_vision) if remat else 0
-    return 3 * reference(config, work) - forward_only + again
+    frozen = _by_matrices(config, work, trains_vision) if adapters_only else 0
+    return 3 * reference(config, work) - forward_only - frozen + again
+
+
+def _by_matrices(config: ModelConfig, work: Workload, sees: bool) -> int:
+    """The forward pass's products with matrices that adapters stand beside, or that lie after them."""
+    text, vision, scored = config.text, config.vision, work.prompts * work.group * work.answer
+    of_text = 2 * text.layers * _text_matrices(text) * (work.prompts * work.tokens + scored)
+    of_slice = 2 * vision.layers * work.patches * _vision_matrices(vision) + _merge(vision, work)
+    return of_text + project(text, scored) + (work.prompts * work.slices * of_slice if sees else 0)
 
 
 def sft(config: ModelConfig, work: Workload, *, remat: bool = False) -> int:

@@ -187,6 +187,13 @@ def device_name(device_kind: str) -> str | None:
     return next((name for pattern, name in _KINDS.items() if re.search(pattern, device_kind.lower())), None)
 
 
+def trained_parts(config: TrainConfig) -> dict[str, bool]:
+    """What `flops.update` asks about a run."""
+    if config.lora.rank:
+        return {"trains_vision": config.lora.vision, "adapters_only": True}
+    return {"trains_vision": not config.optimizer.freeze_vision}
+
+
 def speed(
     config: TrainConfig,
     model: ModelConfig,
@@ -204,7 +211,7 @@ def speed(
     if device := device_name(jax.devices()[0].device_kind):
         batch, slices, patches, _ = prompt.patches.shape
         work = flops.Workload(batch, slices, patches, prompt.tokens.shape[1], *answers)
-        once = flops.update(model, work, trains_vision=not config.optimizer.freeze_vision)
+        once = flops.update(model, work, **trained_parts(config))
         available = seconds["update"] * PEAK_FLOPS[device] * jax.device_count()
         rates["update_mfu"] = once * config.epochs_per_batch / available
     return rates

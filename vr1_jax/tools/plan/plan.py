@@ -26,6 +26,7 @@ from vr1_jax.tools.plan.devices import Target
 from vr1_jax.tools.plan.hlo import Module, Work
 from vr1_jax.tools.plan.programs import Outline, Program, Sizes, bytes_per_device, programs
 from vr1_jax.training import setup
+from vr1_jax.training.metrics import trained_parts
 from vr1_jax.training.optimizer import trained
 
 log = logging.getLogger("vr1_jax")
@@ -117,11 +118,12 @@ def missing_files(config: TrainConfig) -> str | None:
 def _parts(outline: Outline) -> dict[str, int]:
     config, model, dtype = outline.config, outline.state.model, outline.config.compute_dtype
     masters, copied = bytes_per_device(model), config.stage == "rl" or outline.evaluates
+    copied, adapts = copied and not outline.samples_in_place, bool(config.lora.rank)
     parts = {
-        "master parameters, fp32": masters,
+        f"parameters, {dtype}, and adapters, fp32" if adapts else "master parameters, fp32": masters,
         f"optimizer moments, {config.optimizer.moments}": bytes_per_device(outline.state) - masters,
         "gradients, fp32 (part of the update's temporaries)": bytes_per_device(trained(model, config.optimizer)),
-        f"reference, {dtype}": bytes_per_device(outline.reference) * outline.has_reference,
+        f"reference, {dtype}": bytes_per_device(outline.reference) * (outline.has_reference and not adapts),
         f"copy that samples, {dtype}": bytes_per_device(outline.policy) * copied,
     }
     if config.stage == "rl":
@@ -164,6 +166,14 @@ def _decoded(config: TrainConfig) -> list[int]:
 def _held(phase: str, outline: Outline) -> int:
     """What lives beside a program's own arguments, as the loop holds it."""
     state, copy = bytes_per_device(outline.state), bytes_per_device(outline.reference)
+    shared = copy if outline.samples_in_place else 0  # of the state, and of the policy too
+    if outline.config.lora.rank:  # the reference is a part of the state
+        return {
+            "copy": state,
+            "rollout": state - shared,
+            "evaluate": state - shared,
+            "reference": state - copy,
+        }.get(phase, state - copy if phase == "loss" else 0)
     reference = copy if outline.has_reference else 0
     if phase in ("copy", "rollout"):
         return state + reference
@@ -182,8 +192,8 @@ def _seconds(outline: Outline, kind: str, bucket: Bucket, target: Target) -> dic
     compute = target.count * target.device.flops * REACHED_FLOPS
     stream = target.device.bandwidth * REACHED_BANDWIDTH
     optimizer = flops.optimizer_bytes(model) / (target.count * stream)
-    trains_vision = not config.optimizer.freeze_vision
-    update = flops.update(model, work, remat=True, trains_vision=trains_vision) / compute * config.epochs_per_batch
+    optimizer *= not config.lora.rank
+    update = flops.update(model, work, remat=True, **trained_parts(config)) / compute * config.epochs_per_batch
     update += optimizer * config.updates_per_step
     if config.stage == "sft":
         return {"update": update}

@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 
 from vr1_jax.config import TrainConfig
 from vr1_jax.data.collate import Bucket
+from vr1_jax.models.adapters import without_adapters
 from vr1_jax.models.base import Model, unstack
 from vr1_jax.models.config import ModelConfig
 from vr1_jax.models.families import abstract_model
@@ -25,7 +26,7 @@ from vr1_jax.sampling.generate import Limits, Plan, SamplingState, generate, sta
 from vr1_jax.sampling.sampler import move_weights
 from vr1_jax.sharding import ROLLOUT_RULES, TRAIN_RULES, abstract, batch_sharding
 from vr1_jax.training.setup import Meshes, abstract_state, union
-from vr1_jax.training.steps import grpo_step, score_batch, sft_step
+from vr1_jax.training.steps import cast, grpo_step, score_batch, sft_step
 from vr1_jax.types import Completion, Experience, Prompt, Supervised, TrainState, blank_prompt
 
 T = TypeVar("T")
@@ -95,14 +96,21 @@ class Outline:
     @functools.cached_property
     def reference(self) -> Model:
         """The frozen policy; also the shapes of the policy where it is scored before its first update."""
+        if self.config.lora.rank:
+            return without_adapters(self.state.model)
         weights = abstract_model(self.model, self.config.compute_dtype)
         return abstract(weights, TRAIN_RULES, self.meshes.train)
 
     @functools.cached_property
     def policy(self) -> Model:
         """The copy that samples."""
-        weights = jax.eval_shape(unstack, abstract_model(self.model, self.config.compute_dtype))
+        weights = jax.eval_shape(lambda model: unstack(cast(model, self.config.compute_dtype)), self.state.model)
         return abstract(weights, ROLLOUT_RULES, self.meshes.rollout)
+
+    @property
+    def samples_in_place(self) -> bool:
+        """Whether what samples are the very arrays that are trained around."""
+        return bool(self.config.lora.rank) and self.meshes.train.size == 1
 
     @property
     def has_reference(self) -> bool:
@@ -218,7 +226,7 @@ def programs(outline: Outline) -> Iterator[Program]:
         "microbatches": config.microbatches,
         "compute_dtype": config.compute_dtype,
     }
-    if config.stage == "rl" or outline.evaluates:
+    if (config.stage == "rl" or outline.evaluates) and not outline.samples_in_place:
         yield _copy(outline)
     for kind, bucket in outline.buckets:
         name = f"{kind}: {bucket}"
@@ -240,8 +248,7 @@ def programs(outline: Outline) -> Iterator[Program]:
 
 
 def _copy(outline: Outline) -> Program:
-    weights = jax.eval_shape(unstack, outline.reference)
-    weights = abstract(weights, TRAIN_RULES, outline.meshes.train)
+    weights = abstract(outline.policy, TRAIN_RULES, outline.meshes.train)
     if outline.platform == "cpu":  # which moves bf16 as fp32; as whole numbers, bytes are bytes
         bits = jnp.dtype(f"uint{8 * jnp.dtype(outline.config.compute_dtype).itemsize}")
         weights = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, bits, sharding=x.sharding), weights)
