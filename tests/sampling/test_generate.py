@@ -188,7 +188,7 @@ def test_streaming_in_pieces_equals_one_call(model, prompt, sampled):
 def test_growing_caches_change_nothing(model, prompt, sampled, monkeypatch):
     """Decoded with 4, 8 and then all 16 slots, in one call and in pieces that end elsewhere."""
     monkeypatch.setattr(sampling, "_SHORTEST_CACHE", 4)
-    assert sampling._cache_sizes(C) == [4, 8, 16]
+    assert sampling.cache_sizes(C) == [4, 8, 16]
     plan = dataclasses.replace(PLAN, pad_token=PAD - 1)  # a program of its own
     state = start(model, (prompt,), jnp.ones((B, G), bool), keys_of(IDS), LIMITS, plan)
     for until in (6, 9, 99):

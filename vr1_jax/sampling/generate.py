@@ -165,7 +165,8 @@ def advance(
 
         whole = state.caches
         state = dataclasses.replace(state, caches=tuple(attention.first_slots(cache, slots) for cache in whole))
-        state = jax.lax.while_loop(unfinished, body, state)
+        with jax.named_scope("decode"):
+            state = jax.lax.while_loop(unfinished, body, state)
         grown = [attention.with_first_slots(*both) for both in zip(whole, state.caches, strict=True)]
         state = dataclasses.replace(state, caches=tuple(grown))
     return state

@@ -19,7 +19,7 @@ _ARRAY = re.compile(r"([a-z]+\d*[a-z0-9]*)\[([\d,]*)\](\{[^{}]*\})?")
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
 _CALLED = re.compile(r"(?:calls|body|to_apply|called_computations|branch_computations)=\{?%?([\w.\-, %]+)")
-_DECODING = re.compile(r'op_name="[^"]*jit\(advance\)/while"')
+_DECODING = re.compile(r'op_name="[^"]*/decode/while"')  # the scope that `sampling.generate` names
 
 _FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "iota", "partition-id"}
 _FREE |= {"replica-id", "opt-barrier", "add-dependency"}
