@@ -285,13 +285,16 @@ def _weights(data: DataConfig) -> dict[Kind, float] | None:
     return None if share is None else {"image": share, "video": 1.0 - share}
 
 
-def abstract_state(config: TrainConfig, model_config: ModelConfig, mesh: Mesh) -> TrainState:
-    """Shapes, dtypes and places of all that training keeps, without any of it."""
+def abstract_state(
+    config: TrainConfig, model_config: ModelConfig, mesh: Mesh, *, apart: bool = True
+) -> TrainState:
+    """Shapes, dtypes and places of all that training keeps, without any of it; of LoRA with its layers apart."""
 
     def blank() -> TrainState:
         model = build(model_config, jax.random.key(0))
         if config.lora.rank:
-            model = unstack(add_adapters(cast(model, config.compute_dtype), config.lora, jax.random.key(0)))
+            model = add_adapters(cast(model, config.compute_dtype), config.lora, jax.random.key(0))
+            model = unstack(model) if apart else model
         return init_state(model, config.optimizer)
 
     return abstract(jax.eval_shape(blank), TRAIN_RULES, mesh)

@@ -37,6 +37,9 @@ REACHED_FLOPS = 0.4  # where many tokens are computed at once, recomputation cou
 REACHED_BANDWIDTH = 0.6  # where answers are decoded token by token
 
 
+_DEPTHS = 2, 3  # layers, of programs that are compiled in place of deep ones
+
+
 @dataclass(frozen=True)
 class Need:
     """One program at work, bytes on each device."""
@@ -145,6 +148,17 @@ def _caches(outline: Outline, kind: str, bucket: Bucket) -> tuple[int, int]:
 def _need(
     program: Program, outline: Outline, target: Target, seen: dict[bytes, tuple[Sizes, Work | None]]
 ) -> Need:
+    unrolled = program.phase in ("rollout", "evaluate")
+    if outline.platform == "cpu" and unrolled and outline.model.text.layers > _DEPTHS[-1]:
+        known = _extrapolated(program, outline, target, seen), None
+    else:
+        known = _compiled(program, outline, target, seen)
+    return Need(program.phase, program.bucket, _held(program.phase, outline), *known)
+
+
+def _compiled(
+    program: Program, outline: Outline, target: Target, seen: dict[bytes, tuple[Sizes, Work | None]]
+) -> tuple[Sizes, Work | None]:
     with computing_in(outline.config.compute_dtype):
         lowered = program.lower()
     key = hashlib.sha256(lowered.as_text().encode()).digest()
@@ -154,7 +168,25 @@ def _need(
             text, device = compiled.as_text(), target.device
             work = Module(text).work(device.flops, device.bandwidth, _decoded(outline.config))
         seen[key] = Sizes.of(compiled, outline.platform), work
-    return Need(program.phase, program.bucket, _held(program.phase, outline), *seen[key])
+    return seen[key]
+
+
+def _extrapolated(
+    program: Program, outline: Outline, target: Target, seen: dict[bytes, tuple[Sizes, Work | None]]
+) -> Sizes:
+    """Of a program whose layers are unrolled, from two of few layers: the CPU's compiler takes minutes for all.
+
+    In fp32, and halved for bf16, of which that compiler would keep fp32 copies.
+    """
+    sizes = []
+    for layers in _DEPTHS:
+        text = dataclasses.replace(outline.model.text, layers=layers)
+        config = dataclasses.replace(outline.config, compute_dtype="float32")
+        shallow = Outline(config, dataclasses.replace(outline.model, text=text), outline.meshes)
+        same = (p for p in programs(shallow) if (p.phase, p.bucket) == (program.phase, program.bucket))
+        sizes.append(_compiled(next(same), shallow, target, seen)[0])
+    more, width = outline.model.text.layers - _DEPTHS[-1], 2 if outline.config.compute_dtype == "bfloat16" else 1
+    return Sizes(*((deep + more * (deep - flat)) // width for flat, deep in zip(*sizes, strict=True)))
 
 
 def _decoded(config: TrainConfig) -> list[int]:

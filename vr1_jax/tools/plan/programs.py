@@ -91,7 +91,9 @@ class Outline:
 
     @functools.cached_property
     def state(self) -> TrainState:
-        return abstract_state(self.config, self.model, self.meshes.train)
+        # A LoRA run's layers are apart. The CPU's compiler would keep all of them for the backward pass then.
+        apart = self.platform != "cpu"
+        return abstract_state(self.config, self.model, self.meshes.train, apart=apart)
 
     @functools.cached_property
     def reference(self) -> Model:
