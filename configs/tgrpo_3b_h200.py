@@ -4,12 +4,12 @@ T-GRPO of the 3B model on one GPU of 141 GB, with the paper's hyper-parameters.
 
 Needs    1 x H200; Qwen2.5-VL-3B-Instruct or an SFT run of it; Video-R1-260k.json with its media.
 
-Smaller machines, by scripts/plan.py (estimates; with `--optimizer.freeze-vision` all of them):
-    1 x A100 80 GB    --optimizer.moments int8                         64 GB, instead of 94 with neither option
+Smaller machines, by scripts/plan.py (the CPU's estimates; with `--optimizer.freeze-vision` all of them):
+    1 x A100 80 GB    --optimizer.moments int8
     2 x L40S          --optimizer.moments factored --microbatches 4    35 GB on each
     4 x RTX 4090      --optimizer.moments factored --microbatches 2    22 GB on each, hardly any to spare, and only
                                                                        without the bucket of very wide frames
-One GPU of 24 or 48 GB does not do: weights and gradients in fp32, the reference and temporaries are 60 GB.
+One GPU of 24 GB: configs/tgrpo_3b_lora_24gb.py.
 """
 
 import dataclasses

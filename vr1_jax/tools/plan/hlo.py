@@ -94,7 +94,7 @@ class Module:
                 work.copies[_ARRAY.search(instruction.shape)[0].split("{")[0]] += times * moved / 2
         return work
 
-    def _run(self, name: str, times: float, decoded: Iterator[int]):
+    def _run(self, name: str, times: int, decoded: Iterator[int]):
         """(instruction, its computation, how often it runs) of everything that takes time."""
         for instruction in self.computations[name].values():
             if instruction.opcode == "while":
@@ -118,7 +118,7 @@ class Module:
         ]
         return ends[0] if len(ends) == 1 else 1
 
-    def _bytes(self, instruction: Instruction, siblings: Computation) -> float:
+    def _bytes(self, instruction: Instruction, siblings: Computation) -> float | int:
         opcode, written = instruction.opcode, sum(_sizes(instruction.shape))
         read = [sum(_sizes(siblings[name].shape)) for name in instruction.operands if name in siblings]
         if opcode in ("dynamic-slice", "slice", "gather"):
@@ -143,7 +143,7 @@ class Module:
                 total += size
         return total
 
-    def _flops(self, instruction: Instruction, siblings: Computation) -> float:
+    def _flops(self, instruction: Instruction, siblings: Computation) -> float | int:
         if instruction.opcode == "fusion":
             inside = self.computations[instruction.called[0]]
             return sum(self._flops(i, inside) for i in inside.values())
@@ -170,7 +170,7 @@ class Module:
         return bool(large) and all(i.opcode in _ONLY_MOVES for i in large)
 
 
-def _written_by_fusion(inside: Computation) -> tuple[set[str], float]:
+def _written_by_fusion(inside: Computation) -> tuple[set[str], float | int]:
     """Parameters that it updates in place, and the bytes that it writes and reads again for them."""
     root = list(inside.values())[-1]
     results = [inside[name] for name in root.operands] if root.opcode == "tuple" else [root]
@@ -221,7 +221,7 @@ def _dims(shape: str) -> list[int]:
     return [int(d) for d in found[2].split(",") if d] if found else []
 
 
-def _sizes(shape: str) -> list[float]:
+def _sizes(shape: str) -> list[float | int]:
     """Bytes in the main memory of each array in a shape. What a TPU holds on its chip is marked S(1)."""
     return [
         _WIDTHS.get(kind, 4) * math.prod(int(d) for d in dims.split(",") if d)
