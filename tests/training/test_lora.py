@@ -12,10 +12,12 @@ from peft import PeftModel
 from tiny_runs import rl_config, sft_config, write_small_world
 from transformers import AutoModelForImageTextToText
 
+from vr1_jax.config import MeshConfig, WatchConfig
 from vr1_jax.errors import UserError
 from vr1_jax.models import base
 from vr1_jax.models.adapters import add_adapters, is_adapter, without_adapters
 from vr1_jax.models.config import LoraConfig
+from vr1_jax.training import setup
 from vr1_jax.training.loop import train
 from vr1_jax.training.metrics import read_metrics
 from vr1_jax.types import blank_prompt
@@ -164,3 +166,17 @@ def test_what_it_adapts_must_be_there(world, pretrained, adapted, tmp_path):
         load_model(moved)
     with pytest.raises(UserError, match="has no adapters to export"):
         export_lora(pretrained, tmp_path / "none")
+
+
+def test_supervised_runs_learn_with_adapters_and_go_on_from_them(world, pretrained, tmp_path, monkeypatch):
+    """On one device, where the arrays that are trained around also sample; then T-GRPO of the merged model."""
+    on_all = setup.make_meshes
+    monkeypatch.setattr(setup, "make_meshes", lambda config: on_all(config, jax.devices()[:1]))
+    one = {"mesh": MeshConfig(), "watch": WatchConfig(evaluate_every=4)}
+    train(sft_config(world, tmp_path / "sft", model=str(pretrained), from_scratch=False, lora=LORA, **one))
+    lines = read_metrics(tmp_path / "sft")
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    assert 0 <= lines[-1]["heldout_accuracy"] <= 1
+    train(rl_config(world, tmp_path / "sft", tmp_path / "rl", lora=LORA, steps=1, mesh=MeshConfig()))
+    (line,) = read_metrics(tmp_path / "rl")
+    assert line["kl"] < 1e-10
