@@ -42,7 +42,8 @@ def plan(chosen: Arguments, overrides: list[str]) -> int:
     logging.getLogger("vr1_jax").setLevel(logging.INFO)
 
     from vr1_jax.config import load_config
-    from vr1_jax.tools.plan.plan import make_plan, missing_files, planned_model, report
+    from vr1_jax.tools.plan.plan import make_plan, missing_files, planned_model
+    from vr1_jax.tools.plan.report import report
 
     config = load_config(chosen.config, overrides)
     model, source = planned_model(config)

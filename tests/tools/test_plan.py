@@ -19,8 +19,9 @@ from vr1_jax.rl.logprobs import TokenScores
 from vr1_jax.sampling import sampler
 from vr1_jax.sharding import batch_sharding
 from vr1_jax.tools.plan.devices import Device, Target, find_target, recognise
-from vr1_jax.tools.plan.plan import USABLE_MEMORY, Need, Plan, make_plan, planned_model, report
+from vr1_jax.tools.plan.plan import USABLE_MEMORY, Need, Plan, make_plan, planned_model
 from vr1_jax.tools.plan.programs import Outline, Sizes, bytes_per_device, programs
+from vr1_jax.tools.plan.report import report
 from vr1_jax.tools.world.model import tiny_config
 from vr1_jax.training import experience, loop, setup
 from vr1_jax.types import Completion

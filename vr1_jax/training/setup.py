@@ -27,17 +27,16 @@ from vr1_jax.errors import UsageError
 from vr1_jax.media.cache import CachedMedia
 from vr1_jax.media.frames import VisualGeometry
 from vr1_jax.media.reader import MediaReader
-from vr1_jax.models.adapters import add_adapters
-from vr1_jax.models.base import Model, unstack
+from vr1_jax.models.base import Model
 from vr1_jax.models.config import ModelConfig
-from vr1_jax.models.families import abstract_model, build
+from vr1_jax.models.families import abstract_model
 from vr1_jax.sampling.sampler import Sampler
-from vr1_jax.sharding import TRAIN_RULES, abstract, make_mesh, reshard, shardings
+from vr1_jax.sharding import TRAIN_RULES, make_mesh, shardings
 from vr1_jax.training import processes, record_sizes, run_directory
 from vr1_jax.training.bucket_check import check_buckets
 from vr1_jax.training.checkpoint import Checkpoints
 from vr1_jax.training.optimizer import with_frozen
-from vr1_jax.training.steps import cast, init_state
+from vr1_jax.training.state import abstract_state, adapted_model, fresh_state
 from vr1_jax.types import TrainState
 from vr1_jax.weights.checkpoint_dir import HF, assets_directory
 from vr1_jax.weights.hf_directory import parse_config, read_hf_config
@@ -190,12 +189,12 @@ def load(config: TrainConfig, meshes: Meshes, checkpoints: Checkpoints) -> Progr
         if with_reference or config.lora.rank or (found is None and not config.from_scratch):
             begun = run_directory.origin_step(run, Path(config.model))
         if found is None:
-            state, position = _fresh_state(config, model_config, like, mesh, begun), None
+            state, position = fresh_state(config, model_config, like, mesh, begun), None
         else:
             state, saved = found
             position = saved["data"]
             if config.lora.rank:
-                model = with_frozen(state.model, _adapted(config, mesh, begun))
+                model = with_frozen(state.model, adapted_model(config, mesh, begun))
                 state = dataclasses.replace(state, model=model)
         reference = None
         if with_reference and not config.lora.rank:
@@ -283,42 +282,3 @@ def union(buckets: Sequence[Bucket]) -> Bucket:
 def _weights(data: DataConfig) -> dict[Kind, float] | None:
     share = data.image_share
     return None if share is None else {"image": share, "video": 1.0 - share}
-
-
-def abstract_state(
-    config: TrainConfig, model_config: ModelConfig, mesh: Mesh, *, apart: bool = True
-) -> TrainState:
-    """Shapes, dtypes and places of all that training keeps, without any of it; of LoRA with its layers apart."""
-
-    def blank() -> TrainState:
-        model = build(model_config, jax.random.key(0))
-        if config.lora.rank:
-            model = add_adapters(cast(model, config.compute_dtype), config.lora, jax.random.key(0))
-            model = unstack(model) if apart else model
-        return init_state(model, config.optimizer)
-
-    return abstract(jax.eval_shape(blank), TRAIN_RULES, mesh)
-
-
-def _adapted(config: TrainConfig, mesh: Mesh, begun: int | None) -> Model:
-    """The model that a LoRA run adapts, in the precision of its arithmetic, with new adapters.
-
-    Its layers are apart from the first: training and sampling then share every array of it.
-    """
-    model, _ = load_model(config.model, dtype=jnp.dtype(config.compute_dtype), mesh=mesh, step=begun)
-    model = add_adapters(model, config.lora, jax.random.fold_in(jax.random.key(config.seed), 2))
-    return reshard(unstack(model, free=True), TRAIN_RULES, mesh)
-
-
-def _fresh_state(
-    config: TrainConfig, model_config: ModelConfig, like: TrainState, mesh: Mesh, begun: int | None
-) -> TrainState:
-    where = jax.tree.map(lambda x: x.sharding, like)
-    if config.from_scratch:
-        make = jax.jit(lambda key: init_state(build(model_config, key), config.optimizer), out_shardings=where)
-        return make(jax.random.key(config.seed))
-    if config.lora.rank:
-        model = _adapted(config, mesh, begun)
-    else:
-        model, _ = load_model(config.model, dtype=jnp.float32, mesh=mesh, step=begun)
-    return jax.jit(lambda m: init_state(m, config.optimizer), out_shardings=where, donate_argnums=0)(model)

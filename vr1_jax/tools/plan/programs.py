@@ -25,7 +25,8 @@ from vr1_jax.models.flops import Workload
 from vr1_jax.sampling.generate import Limits, Plan, SamplingState, generate, start
 from vr1_jax.sampling.sampler import move_weights
 from vr1_jax.sharding import ROLLOUT_RULES, TRAIN_RULES, abstract, batch_sharding
-from vr1_jax.training.setup import Meshes, abstract_state, union
+from vr1_jax.training.setup import Meshes, union
+from vr1_jax.training.state import abstract_state
 from vr1_jax.training.steps import cast, grpo_step, score_batch, sft_step
 from vr1_jax.types import Completion, Experience, Prompt, Supervised, TrainState, blank_prompt
 
