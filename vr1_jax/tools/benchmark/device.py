@@ -37,6 +37,17 @@ class Cost:
     bytes: int  # that must be read or written beside the matrix products' operands
     floor: float  # seconds
 
+    def beside(self, seconds: float, peaks: Peaks) -> dict[str, float]:
+        """What was reached in so many seconds."""
+        return {
+            "flops": self.flops,
+            "bytes": self.bytes,
+            "floor_seconds": self.floor,
+            "share_of_flops_peak": self.flops / seconds / peaks.flops,
+            "share_of_bytes_peak": self.bytes / seconds / peaks.bytes,
+            "share_of_floor": self.floor / seconds,
+        }
+
 
 def describe() -> dict[str, Any]:
     names = ("jax", "jaxlib", "flax", "optax", "numpy")
@@ -76,12 +87,11 @@ def costs(outline: Outline, peaks: Peaks) -> dict[str, Cost]:
     def compute(count: int, moved: int = 0) -> Cost:
         return Cost(count, moved, count / peaks.flops + moved / peaks.bytes)
 
-    read = compute(flops.rollout(model, replace(work, answer=1)))
-    decode = _decode(outline, work, peaks)
+    prompts, decode = compute(flops.rollout(model, replace(work, answer=1))), _decode(outline, work, peaks)
     return {
-        "prompts": read,
+        "prompts": prompts,
         "decode": decode,
-        "rollout": Cost(read.flops + decode.flops, decode.bytes, read.floor + decode.floor),
+        "rollout": Cost(prompts.flops + decode.flops, decode.bytes, prompts.floor + decode.floor),
         "reference": compute(flops.reference(model, work)),
         "update": compute(flops.update(model, work), flops.optimizer_bytes(model)),
     }
