@@ -98,7 +98,7 @@ def work(chosen: Arguments) -> None:
     from vr1_jax.evaluation.chat import OutOfDeviceMemory
     from vr1_jax.evaluation.run import check_media, evaluate, timing_path
     from vr1_jax.files import check_output_file
-    from vr1_jax.tools.compare.tables import result_table
+    from vr1_jax.tools.compare import result_table
 
     check_output_file(chosen.out, force=chosen.force, inputs=(chosen.annotations,))
     evaluation = evaluation_of(chosen)
@@ -119,8 +119,7 @@ def work(chosen: Arguments) -> None:
 
 
 def compare_files(paths: tuple[Path, ...], as_json: bool) -> None:
-    from vr1_jax.tools.compare.comparison import compare, read_results
-    from vr1_jax.tools.compare.tables import comparison_table
+    from vr1_jax.tools.compare import compare, comparison_table, read_results
 
     found = compare(*(read_results(path) for path in paths))
     print(json.dumps(found, indent=1) if as_json else comparison_table(found, [str(path) for path in paths]))

@@ -7,8 +7,7 @@ import re
 import pytest
 
 from vr1_jax.errors import UserError
-from vr1_jax.tools.compare.comparison import CAUSES, cause, compare, read_results
-from vr1_jax.tools.compare.tables import comparison_table
+from vr1_jax.tools.compare import CAUSES, cause, compare, comparison_table, read_results
 
 
 def result(number: int, reward: float, **changes) -> dict:

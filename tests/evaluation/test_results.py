@@ -6,8 +6,7 @@ from vr1_jax.evaluation.answering import kept
 from vr1_jax.evaluation.benchmarks import recognise
 from vr1_jax.evaluation.chat import Answer
 from vr1_jax.evaluation.results import final_acc, result_of, summarize
-from vr1_jax.tools.compare.comparison import cause
-from vr1_jax.tools.compare.tables import result_table
+from vr1_jax.tools.compare import cause, result_table
 
 
 def record(number: int) -> dict:

@@ -28,7 +28,7 @@ from numpy.random import Generator, default_rng
 from vr1_jax.command_line import run_command
 from vr1_jax.errors import UsageError
 from vr1_jax.files import whole_directory
-from vr1_jax.tools.world.model import small_config, tiny_config, write_model_directory
+from vr1_jax.tools.world.model import SMALL, TINY, hf_config, write_model_directory
 from vr1_jax.tools.world.scenes import FRAMES_PER_SLICE, ORDERED, STILL, Scene, Task
 
 SPLITS = ("train", "heldout", "misleading")
@@ -76,8 +76,8 @@ def write_world(out: Path, world: World, *, force: bool = False) -> dict[str, in
             text = json.dumps(records, indent=1, ensure_ascii=False)
             (aside / f"{split}.json").write_text(text + "\n", encoding="utf-8")
             counts[split] = len(records)
-        write_model_directory(aside / "tiny", tiny_config())
-        write_model_directory(aside / "small", small_config())
+        for name, model in (("tiny", TINY), ("small", SMALL)):
+            write_model_directory(aside / name, hf_config(model))
     return counts
 
 
