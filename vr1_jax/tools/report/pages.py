@@ -18,7 +18,6 @@ from vr1_jax.errors import UserError
 from vr1_jax.media.cache import CachedMedia
 from vr1_jax.media.frames import FrameBudget, ImageBudget, MediaError
 from vr1_jax.media.reader import MediaReader
-from vr1_jax.rl.advantages import GRPOConfig
 from vr1_jax.tools.report.run_files import ENVIRONMENT, Run
 
 LONGEST_SIDE = 112  # pixels of a thumbnail; frames are never enlarged
@@ -43,21 +42,21 @@ def share_distinct(prompts: Prompts) -> float:
     return float(np.mean([len(set(texts)) / len(texts) for texts in ordered]))
 
 
-def show_prompt(prompt: dict[str, Any], texts: "TokenTexts | None", algorithm: GRPOConfig) -> dict[str, Any]:
+def show_prompt(prompt: dict[str, Any], texts: "TokenTexts | None", run: Run) -> dict[str, Any]:
     """All that can be seen of one prompt of a step, but its frames."""
     copied = ("problem", "problem_type", "options", "solution", "data_type", "path", "file", "index", "attempt")
     page = {name: prompt.get(name) for name in copied}
     page["order"] = frame_order(prompt)
+    threshold, placement = run.setting("grpo.threshold", 0.5), run.setting("grpo.placement", "reward")
     page["groups"] = [
-        [_answer(group, n, texts, algorithm.threshold) for n in range(len(group["texts"]))]
-        for group in prompt["groups"]
+        [_answer(group, n, texts, threshold) for n in range(len(group["texts"]))] for group in prompt["groups"]
     ]
-    added_to_reward = ["length", "overlong", *(["temporal"] if algorithm.placement == "reward" else [])]
+    added_to_reward = ["length", "overlong", *(["temporal"] if placement == "reward" else [])]
     for n, answer in enumerate(page["groups"][0]):
         answer["reward"], answer["advantage"] = prompt["rewards"][n], prompt["advantages"][n]
         bonuses = {name: table[n] for name, table in prompt["bonuses"].items()}
         answer["parts"] |= {f"{name} bonus": bonuses[name] for name in added_to_reward if name in bonuses}
-        if algorithm.placement == "advantage":
+        if placement == "advantage":
             answer["added"] = bonuses.get("temporal", 0.0)  # to the advantage, after normalisation
     return page
 

@@ -10,28 +10,24 @@ import hashlib
 import html
 import json
 import math
-from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import Any, NamedTuple
 
-from vr1_jax.errors import UsageError, UserError
 from vr1_jax.files import check_output_file, whole_file
 from vr1_jax.media.reader import MediaReader
 from vr1_jax.progress import Progress
-from vr1_jax.rl.advantages import GRPOConfig
 from vr1_jax.tools.report.findings import find
 from vr1_jax.tools.report.pages import Clips, TokenTexts, share_correct, share_distinct, show_prompt, spread_out
-from vr1_jax.tools.report.run_files import ENVIRONMENT, Run, read_run
+from vr1_jax.tools.report.run_files import Run, read_run
 from vr1_jax.weights.checkpoint_dir import HF
 
 MEGABYTES = 24.0
 SCRIPTS = ("data.js", "chart.js", "curves.js", "map.js", "text.js", "answers.js", "page.js")  # in this order
 
 
-@dataclass(frozen=True)
-class Written:
+class Written(NamedTuple):
     """What went into the file. `notes` say what is missing from it."""
 
     steps: int
@@ -50,13 +46,13 @@ def write_report(
     """
     check_output_file(out, force=force)
     files = read_run(run)
-    algorithm = _algorithm(files)
-    columns, table = _survey(files, algorithm.threshold)
+    threshold = files.setting("grpo.threshold", 0.5)
+    columns, table = _survey(files, threshold)
     steps, strips, notes = {}, [], []
     if table:
         with MediaReader() as reader:
             clips = Clips(files, media_root, reader)
-            steps = _pack_steps(files, sorted(table), clips, algorithm, int(megabytes * 1e6))
+            steps = _pack_steps(files, sorted(table), clips, int(megabytes * 1e6))
         strips, notes = clips.strips, clips.note()
     if len(steps) < len(table):
         notes.append(
@@ -70,7 +66,7 @@ def write_report(
         "before": files.before,
         "map": table,
         "shown": list(steps),
-        "threshold": algorithm.threshold,
+        "threshold": threshold,
         "refused": dict(files.refused),
         "notes": [*dict.fromkeys(files.notes), *notes],
         "findings": find(files, columns),
@@ -83,15 +79,6 @@ def write_report(
             file.write(f'<script type="application/json" id="strip-{number}">{strip}</script>\n')
         file.write("</body>\n</html>\n")
     return Written(len(columns["step"]), len(table), len(steps), summary["notes"])
-
-
-def _algorithm(run: Run) -> GRPOConfig:
-    known = {item.name for item in fields(GRPOConfig)}
-    settings = run.setting("grpo", {})
-    try:
-        return GRPOConfig(**{name: value for name, value in settings.items() if name in known})
-    except (UsageError, AttributeError, TypeError) as error:
-        raise UserError(f"{run.path / ENVIRONMENT}: grpo: {error}") from None
 
 
 def _survey(run: Run, threshold: float) -> tuple[dict[str, list], dict[int, list]]:
@@ -114,7 +101,7 @@ def _number(value: Any) -> float | None:
     return float(f"{value:.6g}")
 
 
-def _pack_steps(run: Run, steps: list[int], clips: Clips, algorithm: GRPOConfig, budget: int) -> dict[int, str]:
+def _pack_steps(run: Run, steps: list[int], clips: Clips, budget: int) -> dict[int, str]:
     """Answers of as many steps as the budget of bytes holds, with the strips of frames that they need."""
     tokenizer = run.path / HF / "tokenizer.json"
     texts = TokenTexts(tokenizer) if tokenizer.is_file() else None
@@ -125,7 +112,7 @@ def _pack_steps(run: Run, steps: list[int], clips: Clips, algorithm: GRPOConfig,
         for step in spread_out(steps):
             before = len(clips.strips)
             prompts = run.prompts(step)
-            page = [show_prompt(prompt, texts, algorithm) | {"frames": clips.show(prompt)} for prompt in prompts]
+            page = [show_prompt(prompt, texts, run) | {"frames": clips.show(prompt)} for prompt in prompts]
             content = _pack(page)
             size = len(content) + sum(map(len, clips.strips[before:]))
             if size > left and packed:
