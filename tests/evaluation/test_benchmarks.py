@@ -3,10 +3,12 @@
 import json
 
 import pytest
+from commands import load_command
 
 from vr1_jax.evaluation import benchmarks
 from vr1_jax.evaluation.benchmarks import ALL, OTHER, family, recognise
-from vr1_jax.tools import compare
+
+evaluate = load_command("scripts/evaluate.py")
 
 
 def test_by_file_name():
@@ -65,14 +67,14 @@ def test_tasks():
 
 
 def test_the_papers_table():
-    assert {benchmark.name for benchmark in benchmarks.ALL} == set(compare.BENCHMARKS)
-    for _, _, _, scores in compare.ROWS:
-        assert len(scores) == len(compare.BENCHMARKS)
+    assert {benchmark.name for benchmark in benchmarks.ALL} == set(evaluate.BENCHMARKS)
+    for _, _, _, scores in evaluate.ROWS:
+        assert len(scores) == len(evaluate.BENCHMARKS)
         assert all(score is None or 20 < score < 80 for score in scores)
-    ours = {(model, frames): scores for model, frames, table, scores in compare.ROWS if table == 1}
+    ours = {(model, frames): scores for model, frames, table, scores in evaluate.ROWS if table == 1}
     assert len(ours) == 10
-    place = compare.BENCHMARKS.index("VSI-Bench")
+    place = evaluate.BENCHMARKS.index("VSI-Bench")
     assert ours["Video-R1-7B", 64][place] == 37.1  # quoted in the abstract
     assert ours["Video-R1-7B", 32][place] == 35.8  # quoted in the first version's abstract
-    assert len(compare.published_lines("MVBench", 16)) == 1 + len(compare.ROWS) - 1  # a title; none of GPT-4o
-    assert compare.published_lines("mine", 16) == []
+    assert len(evaluate.published_lines("MVBench", 16)) == 1 + len(evaluate.ROWS) - 1  # a title; none of GPT-4o
+    assert evaluate.published_lines("mine", 16) == []
