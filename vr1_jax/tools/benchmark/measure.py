@@ -116,7 +116,10 @@ def measure_step(subject: Subject, repeats: int) -> Measured:
 
 
 def measure_rollout(subject: Subject, repeats: int) -> Measured:
-    """Sampling alone. For one token prompts are read and nothing decoded; what whole answers take more is that."""
+    """Sampling alone, prompts brought to the devices as in training.
+
+    For one token prompts are read and nothing is decoded; what whole answers take more is decoding.
+    """
     outline, work = subject.outline, subject.work
     groups, whole = outline.groups(outline.buckets[0][0]), outline.config.rollout.sampling
     sampler = Sampler(NEVER, PAD, jax.random.key(0), outline.meshes.rollout)
