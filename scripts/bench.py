@@ -59,7 +59,7 @@ class Arguments(Shapes):
     repeats: int = 5  # measured, after one to warm up
 
     def __post_init__(self):
-        check_at_least(1, self, "repeats")
+        check_at_least(1, self, "repeats", "slices", "patches", "tokens")
         if self.size is not None and self.config is not None:
             raise UsageError("--config is not allowed with --size")
 
@@ -116,11 +116,18 @@ def run(chosen: Arguments) -> dict[str, Any]:
             return result
         timings, rates = measure.BENCHMARKS[chosen.what](subject, chosen.repeats)
     floors = device.costs(subject.outline, peaks) if peaks else {}
-    result["phases"] = {
-        name: {"seconds": timing.to_json(), "first_seconds": timing.first}
-        | (floors[name].beside(timing.median, peaks) if name in floors else {})
-        for name, timing in timings.items()
-    }
+    result["phases"] = {}
+    for name, timing in timings.items():
+        phase = result["phases"][name] = {"seconds": timing.to_json(), "first_seconds": timing.first}
+        if cost := floors.get(name):
+            phase |= {
+                "flops": cost.flops,
+                "bytes": cost.bytes,
+                "floor_seconds": cost.floor,
+                "share_of_flops_peak": cost.flops / timing.median / peaks.flops,
+                "share_of_bytes_peak": cost.bytes / timing.median / peaks.bytes,
+                "share_of_floor": cost.floor / timing.median,
+            }
     result["rates"] = measure.token_rates(work, timings) | rates
     result["peak_memory_bytes"] = device.peak_memory()
     print_phases(result["phases"])

@@ -37,17 +37,6 @@ class Cost:
     bytes: int  # that must be read or written beside the matrix products' operands
     floor: float  # seconds
 
-    def beside(self, seconds: float, peaks: Peaks) -> dict[str, float]:
-        """What was reached in so many seconds."""
-        return {
-            "flops": self.flops,
-            "bytes": self.bytes,
-            "floor_seconds": self.floor,
-            "share_of_flops_peak": self.flops / seconds / peaks.flops,
-            "share_of_bytes_peak": self.bytes / seconds / peaks.bytes,
-            "share_of_floor": self.floor / seconds,
-        }
-
 
 def describe() -> dict[str, Any]:
     names = ("jax", "jaxlib", "flax", "optax", "numpy")

@@ -106,9 +106,6 @@ def _outline(
 
 
 def _check(work: Workload, model: ModelConfig) -> None:
-    for name in ("slices", "patches", "tokens"):
-        if getattr(work, name) < 1:
-            raise UsageError(f"--{name} {getattr(work, name)}: must be at least 1")
     units, rest = divmod(work.patches, model.vision.merge**2)
     if rest:
         raise UsageError(f"--patches {work.patches} is not a multiple of {model.vision.merge**2}")
@@ -146,18 +143,16 @@ def answer_tokens(model: ModelConfig, work: Workload) -> np.ndarray:
 
 
 def random_state(outline: Outline) -> TrainState:
-    def make() -> TrainState:
-        return init_state(build(outline.model, jax.random.key(0)), outline.config.optimizer)
-
-    return _made_like(make, outline.state)
+    model, key, optimizer = outline.model, jax.random.key(0), outline.config.optimizer
+    return _make_like(outline.state, lambda: init_state(build(model, key), optimizer))
 
 
 def random_weights(outline: Outline, like: Model) -> Model:
     """In the dtype and the places of `like`: the outline's policy, or its reference."""
-    return _made_like(lambda: build(outline.model, jax.random.key(0), outline.config.compute_dtype), like)
+    return _make_like(like, lambda: build(outline.model, jax.random.key(0), outline.config.compute_dtype))
 
 
-def _made_like(make: Callable[[], T], like: T) -> T:
+def _make_like(like: T, make: Callable[[], T]) -> T:
     with jax.set_mesh(jax.tree.leaves(like)[0].sharding.mesh):
         return jax.jit(make, out_shardings=jax.tree.map(lambda x: x.sharding, like))()
 
