@@ -59,7 +59,7 @@ class Arguments(Shapes):
     repeats: int = 5  # measured, after one to warm up
 
     def __post_init__(self):
-        check_at_least(1, self, "repeats", "slices", "patches", "tokens")
+        check_at_least(1, self, "repeats")
         if self.size is not None and self.config is not None:
             raise UsageError("--config is not allowed with --size")
 

@@ -135,7 +135,7 @@ def test_a_step_is_measured_by_phase():
     ("arguments", "message"),
     [
         (["--patches=10"], "--patches 10 is not a multiple of 4"),
-        (["--patches=0"], "--patches is 0; it must be at least 1"),
+        (["--patches=0"], "--patches 0: must be at least 1"),
         (["--group=1"], "rollout.group is 1; a group needs 2 answers"),
         (["--microbatches=3"], "prompts_per_step 8 does not divide into updates_per_batch 1 x microbatches 3"),
         (["--config=nowhere.py"], "--config nowhere.py: no such file"),

@@ -106,6 +106,9 @@ def _outline(
 
 
 def _check(work: Workload, model: ModelConfig) -> None:
+    for name in ("slices", "patches", "tokens"):
+        if getattr(work, name) < 1:
+            raise UsageError(f"--{name} {getattr(work, name)}: must be at least 1")
     units, rest = divmod(work.patches, model.vision.merge**2)
     if rest:
         raise UsageError(f"--patches {work.patches} is not a multiple of {model.vision.merge**2}")
