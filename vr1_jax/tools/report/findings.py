@@ -142,47 +142,39 @@ def _hacking(run: Run, columns: Columns) -> Finding:
 
 
 def _broken(run: Run, columns: Columns) -> Finding:
+    faults, oddities, gaps = [], [], _values(columns, "sampler_gap_mean")
+    if skipped := max(_values(columns, "skipped"), default=0):
+        faults.append(f"{skipped:.0f} updates were skipped: their loss or gradient was not finite.")
+    names = ("loss", "grad_norm", "kl", "reward")
+    if missing := [name for name in names if any(line.get(name, 0) is None for line in run.metrics)]:
+        faults.append(f"Not a number in some steps: {', '.join(missing)}.")
+    alarm = run.setting("watch.gap_alarm", 0.5)
+    if over := sum(gap > alarm for gap in gaps):
+        faults.append(f"Sampler and trainer differ by more than {alarm:g} nats a token in {over} steps.")
+    if (ends := _edges(columns, "no_signal")) and ends[1].value > 0.7:
+        oddities.append(
+            f"{ends[1].value:.0%} of the last groups teach nothing: all their answers earned the same."
+        )
+    norms = _values(columns, "grad_norm")
+    if len(norms) > 5 and max(norms) > 20 * (usual := statistics.median(norms)) > 0:
+        oddities.append(f"The gradient's norm jumped to {max(norms):.3g}; its median is {usual:.3g}.")
+    if count := sum(run.refused.values()):
+        reasons = ", ".join(f"{reason} {number}" for reason, number in run.refused.most_common(4))
+        oddities.append(f"{count} records were refused: {reasons}.")
+    steps = [line["step"] for line in run.metrics]
+    if jumps := sum(b != a + 1 for a, b in itertools.pairwise(steps)):
+        oddities.append(f"Steps are missing or doubled in metrics.jsonl at {jumps} place{'s' * (jumps > 1)}.")
+    planned = run.setting("steps", 0)
+    if isinstance(planned, int) and steps[-1] + 1 < planned:
+        oddities.append(f"The run stands at step {steps[-1] + 1} of {planned}.")
     drawn = "sampler_gap_mean" if "sampler_gap_mean" in columns else "grad_norm"
-    faults, oddities = _faults(run, columns), _oddities(run, columns)
     if found := faults + oddities:
         return Finding(BAD if faults else WATCH, _to_look_at(found), found, drawn)
     calm = ["Every update was finite."]
-    if gaps := _values(columns, "sampler_gap_mean"):
+    if gaps:
         calm.append(f"Sampler and trainer differ by {statistics.median(gaps):.2g} nats a token.")
     return Finding(GOOD, "Nothing seen", calm, drawn)
 
 
 def _to_look_at(things: Sequence[str]) -> str:
     return f"{len(things)} thing{'s' * (len(things) > 1)} to look at"
-
-
-def _faults(run: Run, columns: Columns) -> list[str]:
-    found = []
-    if skipped := max(_values(columns, "skipped"), default=0):
-        found.append(f"{skipped:.0f} updates were skipped: their loss or gradient was not finite.")
-    names = ("loss", "grad_norm", "kl", "reward")
-    if missing := [name for name in names if any(line.get(name, 0) is None for line in run.metrics)]:
-        found.append(f"Not a number in some steps: {', '.join(missing)}.")
-    alarm = run.setting("watch.gap_alarm", 0.5)
-    if over := [gap for gap in _values(columns, "sampler_gap_mean") if gap > alarm]:
-        found.append(f"Sampler and trainer differ by more than {alarm:g} nats a token in {len(over)} steps.")
-    return found
-
-
-def _oddities(run: Run, columns: Columns) -> list[str]:
-    found = []
-    if (ends := _edges(columns, "no_signal")) and ends[1].value > 0.7:
-        found.append(f"{ends[1].value:.0%} of the last groups teach nothing: all their answers earned the same.")
-    norms = _values(columns, "grad_norm")
-    if len(norms) > 5 and max(norms) > 20 * (usual := statistics.median(norms)) > 0:
-        found.append(f"The gradient's norm jumped to {max(norms):.3g}; its median is {usual:.3g}.")
-    if count := sum(run.refused.values()):
-        reasons = ", ".join(f"{reason} {number}" for reason, number in run.refused.most_common(4))
-        found.append(f"{count} records were refused: {reasons}.")
-    steps = [line["step"] for line in run.metrics]
-    if gaps := sum(b != a + 1 for a, b in itertools.pairwise(steps)):
-        found.append(f"Steps are missing or doubled in metrics.jsonl at {gaps} place{'s' * (gaps > 1)}.")
-    planned = run.setting("steps", 0)
-    if isinstance(planned, int) and steps[-1] + 1 < planned:
-        found.append(f"The run stands at step {steps[-1] + 1} of {planned}.")
-    return found

@@ -24,22 +24,11 @@ LONGEST_SIDE = 112  # pixels of a thumbnail; frames are never enlarged
 WIDEST = 16_383  # pixels of a WebP picture
 QUALITY = 55
 
-Prompts = list[dict[str, Any]]
 
-
-def share_correct(prompts: Prompts, threshold: float) -> list[list[float | None]]:
-    """For each prompt the share of correct answers with ordered frames, and with shuffled ones if there are."""
-    found = []
-    for prompt in prompts:
-        correct = [np.asarray(group["accuracy"]) > threshold for group in prompt["groups"][:2]]
-        found.append([*(round(float(group.mean()), 3) for group in correct), None][:2])
-    return found
-
-
-def share_distinct(prompts: Prompts) -> float:
-    """The share of a group's answers that are left without those that repeat another word by word."""
-    ordered = [prompt["groups"][0]["texts"] for prompt in prompts]
-    return float(np.mean([len(set(texts)) / len(texts) for texts in ordered]))
+def share_correct(prompt: dict[str, Any], threshold: float) -> list[float | None]:
+    """The share of correct answers with ordered frames, and with shuffled ones if there are."""
+    correct = [np.asarray(group["accuracy"]) > threshold for group in prompt["groups"][:2]]
+    return [*(round(float(group.mean()), 3) for group in correct), None][:2]
 
 
 def show_prompt(prompt: dict[str, Any], texts: "TokenTexts | None", run: Run) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import hashlib
 import html
 import json
 import math
+import statistics
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -19,7 +20,7 @@ from vr1_jax.files import check_output_file, whole_file
 from vr1_jax.media.reader import MediaReader
 from vr1_jax.progress import Progress
 from vr1_jax.tools.report.findings import find
-from vr1_jax.tools.report.pages import Clips, TokenTexts, share_correct, share_distinct, show_prompt, spread_out
+from vr1_jax.tools.report.pages import Clips, TokenTexts, share_correct, show_prompt, spread_out
 from vr1_jax.tools.report.run_files import Run, read_run
 from vr1_jax.weights.checkpoint_dir import HF
 
@@ -87,8 +88,11 @@ def _survey(run: Run, threshold: float) -> tuple[dict[str, list], dict[int, list
     with Progress("steps read", max(1, len(run.rollouts))) as progress:
         for step in sorted(run.rollouts):
             if prompts := run.prompts(step):
-                table[step] = share_correct(prompts, threshold)
-                lines.setdefault(step, {"step": step})["distinct"] = share_distinct(prompts)
+                table[step] = [share_correct(prompt, threshold) for prompt in prompts]
+                # The share of a group's answers that are left without those that repeat another word by word.
+                ordered = [prompt["groups"][0]["texts"] for prompt in prompts]
+                distinct = statistics.fmean(len(set(texts)) / len(texts) for texts in ordered)
+                lines.setdefault(step, {"step": step})["distinct"] = distinct
             progress.advance()
     steps = sorted(lines)
     names = sorted({name for line in lines.values() for name in line} - {"step"})
