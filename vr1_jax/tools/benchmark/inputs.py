@@ -2,7 +2,6 @@
 prompts with real layouts, random weights, given answers."""
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -146,16 +145,18 @@ def answer_tokens(model: ModelConfig, work: Workload) -> np.ndarray:
 
 
 def random_state(outline: Outline) -> TrainState:
-    model, key, optimizer = outline.model, jax.random.key(0), outline.config.optimizer
-    return _make_like(outline.state, lambda: init_state(build(model, key), optimizer))
+    def make() -> TrainState:
+        return init_state(build(outline.model, jax.random.key(0)), outline.config.optimizer)
+
+    return _made_like(make, outline.state)
 
 
 def random_weights(outline: Outline, like: Model) -> Model:
     """In the dtype and the places of `like`: the outline's policy, or its reference."""
-    return _make_like(like, lambda: build(outline.model, jax.random.key(0), outline.config.compute_dtype))
+    return _made_like(lambda: build(outline.model, jax.random.key(0), outline.config.compute_dtype), like)
 
 
-def _make_like(like: T, make: Callable[[], T]) -> T:
+def _made_like(make: Any, like: T) -> T:
     with jax.set_mesh(jax.tree.leaves(like)[0].sharding.mesh):
         return jax.jit(make, out_shardings=jax.tree.map(lambda x: x.sharding, like))()
 
