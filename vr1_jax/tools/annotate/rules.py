@@ -101,11 +101,10 @@ class Keeper:
         for n in sorted(range(len(drafts)), key=lambda n: -verdicts[n].reward):
             if (verdict := verdicts[n]).reason is not None:
                 continue
+            name = f"answer {n} to record {sample.index}"
             if kept == self.rules.max_per_record:
                 verdicts[n] = verdict.dropped("surplus", f"the record has {kept} already")
-            elif twin := self._known and self._known.find_or_add(
-                sample.problem, verdict.rationale.thought, f"answer {n} to record {sample.index}"
-            ):
+            elif twin := self._known and self._known.find_or_add(sample.problem, verdict.rationale.thought, name):
                 verdicts[n] = verdict.dropped("duplicate", f"says the same as {twin}")
             else:
                 kept += 1
@@ -289,7 +288,7 @@ def _stated_option(value: str, options: Sequence[str]) -> str | None:
 
 def _says(value: str, answer: str) -> bool:
     """Whether the answer's words stand in the conclusion."""
-    said, wanted = (f" {' '.join(unit for unit in units(text) if unit.isalnum())} " for text in (value, answer))
+    said, wanted = (f" {' '.join(_words(text))} " for text in (value, answer))
     return wanted in said
 
 
