@@ -147,6 +147,7 @@ def hf_config(config: ModelConfig) -> dict[str, Any]:
         "rope_theta": text.rope_theta,
         "rope_scaling": {"type": "mrope", "mrope_section": list(text.mrope_section)},
         "max_position_embeddings": 4096,
+        "max_window_layers": text.layers,
         "tie_word_embeddings": text.tied,
         "torch_dtype": "float32",
         "vocab_size": text.vocab,
