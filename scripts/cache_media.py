@@ -64,7 +64,7 @@ def write_failures(path: Path, failures: list) -> None:
     from vr1_jax.files import whole_file
 
     with whole_file(path) as file:
-        file.writelines(json.dumps(vars(failure), ensure_ascii=False) + "\n" for failure in failures)
+        file.writelines(json.dumps(failure._asdict(), ensure_ascii=False) + "\n" for failure in failures)
 
 
 def print_report(report, out: Path) -> None:

@@ -7,13 +7,20 @@ training, which reads them itself where a kind (image, video, text) has more tha
 """
 
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
+
+import numpy as np
 
 from vr1_jax.arguments import Budgets, check_at_least, check_directory
 from vr1_jax.command_line import run_command
+from vr1_jax.data.collate import Bucket
+from vr1_jax.data.sources import KINDS, PATCH_COST, Kind, cost
 from vr1_jax.errors import UsageError
+
+MAX_CANDIDATES = 150  # distinct shapes that are compared pair by pair
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +59,7 @@ def choose(chosen: Arguments) -> int:
     from vr1_jax.data.records import RecordError
     from vr1_jax.data.sources import Records, Source
     from vr1_jax.data.tokenizer import load_tokenizer
-    from vr1_jax.files import check_output_file
-    from vr1_jax.tools.buckets import choose_buckets
+    from vr1_jax.files import check_output_file, whole_file
     from vr1_jax.weights.checkpoint_dir import assets_directory
 
     if chosen.sizes is not None:
@@ -66,7 +72,8 @@ def choose(chosen: Arguments) -> int:
     if not any(map(len, by_kind.values())):
         raise RecordError("none of the records looked at can be used", file=str(chosen.records))
     if chosen.sizes is not None:
-        save(chosen.sizes, sizes.table)
+        with whole_file(chosen.sizes) as file:
+            np.save(file.buffer, sizes.table)
     try:
         print_choice(choose_buckets(by_kind, chosen.count), chosen)
     except ValueError as error:
@@ -75,7 +82,6 @@ def choose(chosen: Arguments) -> int:
 
 
 def look(records, chosen, encoder):
-    import numpy as np
     from tqdm import tqdm
 
     from vr1_jax.data.ahead import cpu_count
@@ -90,8 +96,6 @@ def look(records, chosen, encoder):
 
 def split(sizes, max_tokens):
     """The sizes of each kind; prompts above `max_tokens` are counted as refused."""
-    from vr1_jax.data.sources import KINDS
-
     by_kind = {}
     for kind in KINDS:
         found = sizes.table[[number for number, its in sizes.kinds.items() if its == kind]]
@@ -102,18 +106,78 @@ def split(sizes, max_tokens):
     return by_kind
 
 
-def save(path: Path, sizes) -> None:
-    import numpy as np
+class Choice(NamedTuple):
+    """Buckets by kind, and what they cost: `waste` is the share of the computation that goes to padding."""
 
-    from vr1_jax.files import whole_file
+    buckets: Mapping[Kind, tuple[Bucket, ...]]
+    waste: float
 
-    with whole_file(path) as file:
-        np.save(file.buffer, sizes)
+
+def choose_buckets(
+    sizes: Mapping[Kind, np.ndarray], count: int, *, patch_step: int = 16, token_step: int = 64
+) -> Choice:
+    """About the best `count` buckets, shared among the kinds, for sizes [N, 3] (slices, patches, tokens).
+
+    Sizes are rounded up to the steps, which leaves room for what a sample of the data missed. Then, as long as
+    there are too many, those two buckets of a kind become one whose union costs least.
+    """
+    sizes = {kind: array for kind, array in sizes.items() if len(array)}
+    if count < len(sizes):
+        raise ValueError(f"{count} buckets for {len(sizes)} kinds of records; each kind needs one")
+    shapes, counts, kinds = [], [], []
+    for kind, array in sizes.items():
+        distinct, numbers = round_up(array, patch_step, token_step)
+        shapes.append(distinct)
+        counts.append(numbers)
+        kinds.append(np.full(len(distinct), KINDS.index(kind)))
+    shapes, counts, kinds = map(np.concatenate, (shapes, counts, kinds))
+    while len(shapes) > count:
+        shapes, counts, kinds = merge_cheapest(shapes, counts, kinds)
+    buckets = {
+        kind: tuple(sorted((Bucket(*row.tolist()) for row in shapes[kinds == KINDS.index(kind)]), key=cost))
+        for kind in sizes
+    }
+    return Choice(buckets, waste_of(sizes, buckets))
+
+
+def round_up(sizes: np.ndarray, patch_step: int, token_step: int) -> tuple[np.ndarray, np.ndarray]:
+    """Distinct sizes after rounding up, coarsely enough that there are not too many, and how often each occurs."""
+    steps = np.array([1, patch_step, token_step])
+    while True:
+        distinct, counts = np.unique(-(-sizes // steps) * steps, axis=0, return_counts=True)
+        if len(distinct) <= MAX_CANDIDATES:
+            return distinct, counts
+        # Double the finest step in relation to what it measures.
+        steps[np.argmax(sizes.max(axis=0) / steps)] *= 2
+
+
+def costs_of(shapes: np.ndarray) -> np.ndarray:
+    return shapes[..., 2] + PATCH_COST * shapes[..., 0] * shapes[..., 1]
+
+
+def merge_cheapest(shapes, counts, kinds) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    unions = np.maximum(shapes[:, None], shapes[None])
+    added = (costs_of(unions) - costs_of(shapes)[:, None]) * counts[:, None]
+    added = added + added.T
+    added[(kinds[:, None] != kinds[None]) | np.eye(len(kinds), dtype=bool)] = np.inf
+    first, second = np.unravel_index(np.argmin(added), added.shape)
+    keep = np.arange(len(shapes)) != second
+    shapes, counts = shapes.copy(), counts.copy()
+    shapes[first], counts[first] = unions[first, second], counts[first] + counts[second]
+    return shapes[keep], counts[keep], kinds[keep]
+
+
+def waste_of(sizes: Mapping[Kind, np.ndarray], buckets: Mapping[Kind, Sequence[Bucket]]) -> float:
+    needed = padded = 0.0
+    for kind, array in sizes.items():
+        chosen = np.array([(b.slices, b.patches, b.tokens) for b in buckets[kind]])
+        holds = (array[:, None] <= chosen[None]).all(axis=2)
+        padded += np.where(holds, costs_of(chosen)[None], np.inf).min(axis=1).sum()
+        needed += costs_of(array).sum()
+    return float(1 - needed / padded)
 
 
 def print_histogram(by_kind, refused) -> None:
-    import numpy as np
-
     for kind, sizes in by_kind.items():
         if len(sizes):
             print(f"{kind}: {len(sizes)} records         least  quarter   half  three quarters   most")

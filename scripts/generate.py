@@ -16,7 +16,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from vr1_jax.arguments import Asking, check_at_least
 from vr1_jax.command_line import keep_compiled_programs, run_command
@@ -25,8 +25,6 @@ from vr1_jax.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from vr1_jax.data.collate import EncodedPrompt
-    from vr1_jax.data.encode import View
     from vr1_jax.data.prompts import PromptStyle
     from vr1_jax.data.tokenizer import ChatTokenizer
     from vr1_jax.evaluation.chat import Answer, Partial
@@ -126,12 +124,22 @@ def ask(chosen: Arguments) -> None:
         return
     *_, state = states
     found = state.finish(chat.tokenizer)
-    if chosen.json:
-        seconds = time.perf_counter() - started
-        media = None if view is None else describe(chosen.image or chosen.video, view, encoder.geometry.patch)
-        print(json.dumps(report(chosen, config, prompt, media, found, seconds), ensure_ascii=False))
-    else:
-        print_answers(found)
+    if not chosen.json:
+        return print_answers(found)
+    media = None
+    if view is not None:
+        media = {"path": str(chosen.image or chosen.video)} | view.describe(encoder.geometry.patch)
+    report = {
+        "model": str(chosen.model),
+        "question": chosen.question,
+        "media": media,
+        "prompt_tokens": len(prompt.tokens),
+        "sampling": dataclasses.asdict(config),
+        "seed": chosen.seed,
+        "seconds": round(time.perf_counter() - started, 3),
+        "completions": [dataclasses.asdict(answer) for answer in found],
+    }
+    print(json.dumps(report, ensure_ascii=False))
 
 
 def text_pieces(states: "Iterator[Partial]", tokenizer: "ChatTokenizer", n: int) -> "Iterator[str]":
@@ -157,31 +165,6 @@ def title(row: int, n: int) -> str:
 def print_answers(answers: "list[Answer]") -> None:
     for row, answer in enumerate(answers):
         print(f"{title(row, len(answers))}{answer.text}")
-
-
-def report(
-    chosen: Arguments,
-    config: "SamplingConfig",
-    prompt: "EncodedPrompt",
-    media: dict | None,
-    found: "list[Answer]",
-    seconds: float,
-) -> dict[str, Any]:
-    return {
-        "model": str(chosen.model),
-        "question": chosen.question,
-        "media": media,
-        "prompt_tokens": len(prompt.tokens),
-        "sampling": dataclasses.asdict(config),
-        "seed": chosen.seed,
-        "seconds": round(seconds, 3),
-        "completions": [dataclasses.asdict(answer) for answer in found],
-    }
-
-
-def describe(path: Path, view: "View", patch: int) -> dict[str, Any]:
-    """What the model saw."""
-    return {"path": str(path)} | view.describe(patch)
 
 
 def kind_of(chosen: Arguments) -> str:

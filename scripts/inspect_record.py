@@ -19,49 +19,9 @@ from vr1_jax.arguments import Budgets
 from vr1_jax.command_line import run_command
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from vr1_jax.data.encode import Encoded
     from vr1_jax.data.records import Sample
     from vr1_jax.data.tokenizer import ChatTokenizer
-    from vr1_jax.media.frames import FrameBudget, ImageBudget
-    from vr1_jax.media.reader import MediaReader
-    from vr1_jax.media.video import Clip
-
-
-class Witness:
-    """Hands on what a reader reads, and remembers the clip: which frames they are is not part of a prompt."""
-
-    def __init__(self, reader: "MediaReader"):
-        self.reader = reader
-        self.clips: list[Clip] = []
-
-    def video(self, path: Path, budget: "FrameBudget") -> "Clip":
-        return self._remember(self.reader.video(path, budget))
-
-    def frame_folder(self, path: Path, budget: "FrameBudget") -> "Clip":
-        return self._remember(self.reader.frame_folder(path, budget))
-
-    def image(self, path: Path, budget: "ImageBudget") -> "np.ndarray":
-        return self.reader.image(path, budget)
-
-    def _remember(self, clip: "Clip") -> "Clip":
-        self.clips.append(clip)
-        return clip
-
-    def describe(self, encoded: "Encoded") -> str:
-        if encoded.view is None:
-            return "none"
-        (block,) = encoded.prompt.blocks
-        count, height, width, _ = encoded.view.frames.shape
-        if not self.clips:
-            return f"image, {width}x{height} after resizing"
-        (clip,) = self.clips
-        return (
-            f"{count} of {clip.total_frames} frames, {width}x{height} after resizing, {block.grid[0]} temporal "
-            f"slices, read by {clip.reader}; frames {', '.join(map(str, clip.indices))} at "
-            f"{', '.join(f'{time:.2f}' for time in clip.timestamps)} s"
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,16 +59,28 @@ def show(chosen: Arguments) -> None:
         chosen.loss_on if stage == "sft" else None,
     )
     with MediaReader(unit=GEOMETRY.unit) as reader:
-        witness = Witness(reader)
-        encoded = encoder(sample, witness, chosen.media_root or Path())
-    report = inspect(encoded, stage, witness.describe(encoded), tokenizer)
+        encoded = encoder(sample, reader, chosen.media_root or Path())
+    report = inspect(encoded, stage, tokenizer)
     if chosen.json:
         print(json.dumps(report, ensure_ascii=False))
     else:
         print_report(report, tokenizer)
 
 
-def inspect(encoded: "Encoded", stage: str, media: str, tokenizer: "ChatTokenizer") -> dict[str, Any]:
+def describe_media(encoded: "Encoded") -> str:
+    if (view := encoded.view) is None:
+        return "none"
+    count, height, width, _ = view.frames.shape
+    if (clip := view.clip) is None:
+        return f"image, {width}x{height} after resizing"
+    return (
+        f"{count} of {clip.total_frames} frames, {width}x{height} after resizing, {view.block.grid[0]} temporal "
+        f"slices, read by {clip.reader}; frames {', '.join(map(str, clip.indices))} at "
+        f"{', '.join(f'{time:.2f}' for time in clip.timestamps)} s"
+    )
+
+
+def inspect(encoded: "Encoded", stage: str, tokenizer: "ChatTokenizer") -> dict[str, Any]:
     sample, prompt, learned = encoded.sample, encoded.prompt.tokens.tolist(), encoded.supervised
     target = [] if learned is None else learned.target
     supervised = [False] * len(prompt) if learned is None else learned.prompt_loss + learned.target_loss
@@ -119,7 +91,7 @@ def inspect(encoded: "Encoded", stage: str, media: str, tokenizer: "ChatTokenize
         "problem_type": sample.problem_type,
         "answer": sample.answer,
         "stage": stage,
-        "media": media,
+        "media": describe_media(encoded),
         "visual_tokens": sum(token in (tokenizer.image_token, tokenizer.video_token) for token in prompt),
         "prompt_tokens": len(prompt),
         "target_tokens": len(target),

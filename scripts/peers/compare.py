@@ -113,10 +113,9 @@ def busy_seconds(cores: list[int]) -> float:
 def prepare(directory: Path, side: int, new_tokens: int) -> dict[str, int]:
     """Two random models, and one prompt with given answers to it."""
     from vr1_jax.tools.benchmark import inputs
-    from vr1_jax.tools.benchmark.sizes import SIZES
     from vr1_jax.tools.world.model import SMALL, write_random_model
 
-    _, work, _ = SIZES["30m"]
+    _, work, _ = inputs.SIZES["30m"]
     patches = (side // SMALL.vision.patch) ** 2
     visual = work.slices * patches // SMALL.vision.merge**2
     work = dataclasses.replace(work, patches=patches, tokens=visual + TEXT_TOKENS, answer=new_tokens)

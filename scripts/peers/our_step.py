@@ -10,7 +10,7 @@ from serving import own_standard_output, serve
 
 from vr1_jax.sampling.sampler import place_prompt
 from vr1_jax.sharding import TRAIN_RULES, place_rows, reshard
-from vr1_jax.tools.benchmark import inputs, sizes
+from vr1_jax.tools.benchmark import inputs
 from vr1_jax.tools.benchmark.measure import Stepper
 from vr1_jax.tools.plan.programs import Outline, programs
 from vr1_jax.training.steps import init_state
@@ -49,7 +49,7 @@ def main() -> None:
 def _outline(given) -> Outline:
     group, answer = given["answers"].shape
     slices, patches = given["ordered"].shape[:2]
-    return sizes.of_size(
+    return inputs.of_size(
         "30m",
         prompts=1,
         slices=slices,

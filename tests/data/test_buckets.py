@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from commands import load_command
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_world import FRAMES, IMAGES, write_image, write_video
@@ -7,7 +8,8 @@ from tiny_world import FRAMES, IMAGES, write_image, write_video
 from vr1_jax.data.collate import Bucket, EncodedPrompt, PromptLayout, VisualBlock, collate
 from vr1_jax.media.frames import MediaError, VisualGeometry
 from vr1_jax.media.probe import Prober, grid
-from vr1_jax.tools.buckets import choose_buckets
+
+choose_buckets = load_command("scripts/choose_buckets.py").choose_buckets
 
 sizes = st.lists(
     st.tuples(st.integers(1, 16), st.integers(4, 1100), st.integers(20, 3000)), min_size=1, max_size=60

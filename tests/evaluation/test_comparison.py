@@ -5,10 +5,12 @@ import json
 import re
 
 import pytest
+from commands import load_command
 
 from vr1_jax.errors import UserError
-from vr1_jax.tools.compare.comparison import CAUSES, cause, compare, read_results
-from vr1_jax.tools.compare.tables import comparison_table
+from vr1_jax.tools.compare import CAUSES, cause, compare, read_results
+
+evaluate = load_command("scripts/evaluate.py")
 
 
 def result(number: int, reward: float, **changes) -> dict:
@@ -58,7 +60,7 @@ def test_the_whole():
     right = {name: found["right"][name] for name in ("both", "only_a", "only_b", "neither")}
     assert right == {"both": 1, "only_a": 3, "only_b": 2, "neither": 0}
     assert found["settings"] == {"seed": [0, 1]}
-    text = comparison_table(found, ["one.json", "two.json"])
+    text = evaluate.comparison_table(found, ["one.json", "two.json"])
     for words in ("6 questions in both", "only in A 3", "-16.7", "broken in one", "seed: 0 in A, 1 in B"):
         assert words in text
     json.dumps(found, allow_nan=False)

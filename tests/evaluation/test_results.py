@@ -1,13 +1,15 @@
 """Several answers to a question in the output file, against figures worked out by hand; one answer as ever."""
 
 import pytest
+from commands import load_command
 
 from vr1_jax.evaluation.answering import kept
 from vr1_jax.evaluation.benchmarks import recognise
 from vr1_jax.evaluation.chat import Answer
 from vr1_jax.evaluation.results import final_acc, result_of, summarize
-from vr1_jax.tools.compare.comparison import cause
-from vr1_jax.tools.compare.tables import result_table
+from vr1_jax.tools.compare import cause
+
+evaluate = load_command("scripts/evaluate.py")
 
 
 def record(number: int) -> dict:
@@ -68,7 +70,7 @@ def test_the_figures(results):
 
 
 def test_the_table_shows_them(results):
-    text = result_table(summary_of(results, 4), final_acc(results), 16)
+    text = evaluate.result_table(summary_of(results, 4), final_acc(results), 16)
     for words in ("6 questions with 4 answers each", "pass@4", "maj@2", "5 answers cut short"):
         assert words in text
 
@@ -80,7 +82,7 @@ def test_one_answer_is_what_it_was():
     summary = summary_of([single, result(1, "-")], 1)
     assert not {"answers_each", "pass@k", "maj@k"} & summary.keys()
     assert summary["cut_short"] == 1
-    assert "answers each" not in result_table(summary, final_acc([single]), 16)
+    assert "answers each" not in evaluate.result_table(summary, final_acc([single]), 16)
 
 
 def test_a_difference_in_a_later_answer_is_one_of_output():

@@ -30,7 +30,7 @@ def test_every_sample_is_scored_by_its_own_problem_type():
     scores = score_groups(COMPLETIONS, SAMPLES)
     np.testing.assert_array_equal(scores.accuracy, [[1, 1, 0], [0.5, 0, 1]])
     np.testing.assert_array_equal(scores.format, [[1, 0, 0], [1, 0, 0]])
-    np.testing.assert_array_equal(scores.total, [[2, 1, 0], [1.5, 0, 1]])
+    np.testing.assert_array_equal(scores.accuracy + scores.other(), [[2, 1, 0], [1.5, 0, 1]])
 
 
 def test_the_rules_reach_every_score():
@@ -41,7 +41,7 @@ def test_user_rewards_are_added_and_kept_by_name():
     scores = score_groups(COMPLETIONS, SAMPLES, rewards=[brevity, is_choice])
     np.testing.assert_array_equal(scores.extra["brevity"], [[0, 0.5, 0.5], [0, 0, 0.5]])
     np.testing.assert_array_equal(scores.extra["is_choice"], [[1, 1, 1], [0, 0, 0]])
-    np.testing.assert_array_equal(scores.total, [[3, 2.5, 1.5], [1.5, 0, 1.5]])
+    np.testing.assert_array_equal(scores.accuracy + scores.other(), [[3, 2.5, 1.5], [1.5, 0, 1.5]])
 
 
 def test_two_rewards_of_one_name_are_refused():

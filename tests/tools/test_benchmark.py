@@ -15,7 +15,7 @@ from vr1_jax.models.families import parse_hf_config
 from vr1_jax.models.qwen25vl import PUBLISHED
 from vr1_jax.tools.benchmark import device, inputs
 from vr1_jax.tools.benchmark.device import Peaks
-from vr1_jax.tools.benchmark.sizes import of_size
+from vr1_jax.tools.benchmark.inputs import of_size
 from vr1_jax.tools.benchmark.timing import Timing, repeat
 from vr1_jax.tools.plan.programs import programs
 from vr1_jax.tools.world.model import SMALL, TINY, hf_config, write_random_model
@@ -59,7 +59,7 @@ def test_inputs_are_those_that_the_programs_take(stage):
     """Of the planned shapes, dtypes and places, but that answers are not rounded up to the room they are given."""
     subject = of_size("tiny", stage, answer=64)
     for program in programs(subject.outline):
-        if program.phase == "copy":
+        if program.phase in ("copy", "rollout"):
             continue
         given = inputs.arguments(subject.outline, program)
         for real, planned in zip(jax.tree.leaves(given), jax.tree.leaves(list(program.arguments)), strict=True):
@@ -90,7 +90,9 @@ def test_copies_of_the_weights_are_all_read():
 def test_timing():
     timing = Timing([1.0, 2.0, 9.0], [1.0, 3.0, 2.0], 20.0)
     assert timing.median == 2
-    assert timing.cores == 0.5
+    assert timing.to_json()["cores"] == 0.5
+    part = Timing([0.5, 0.5, 5.0], [1.0, 1.0, 1.0], 4.0)
+    assert timing - part == Timing([0.5, 1.5, 4.0], [0.0, 2.0, 1.0], 20.0)
 
 
 def test_repeats_are_timed_by_phase_after_warming_up():

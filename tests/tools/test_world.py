@@ -17,7 +17,7 @@ from vr1_jax.data.record_file import RecordFile
 from vr1_jax.data.records import PROBLEM_TYPES
 from vr1_jax.data.tokenizer import load_tokenizer
 from vr1_jax.models.families import parse_hf_config
-from vr1_jax.tools.world.model import TOKENIZER_SIZE, small_config, tiny_config
+from vr1_jax.tools.world.model import SMALL, TINY, TOKENIZER_SIZE, hf_config
 from vr1_jax.tools.world.scenes import COLOURS, CORNERS, CUES, ORDERED, SLICES, STILL
 from vr1_jax.tools.world.write import World, main, write_world
 
@@ -237,15 +237,15 @@ def test_records_become_tokens(world):
             assert tokenizer.decode(tokens.target) == f"{sample.process}\n{sample.solution}"
 
 
-@pytest.mark.parametrize(("make", "low", "high"), [(tiny_config, 0.8e6, 1.2e6), (small_config, 27e6, 33e6)])
-def test_configs_are_accepted_and_as_large_as_they_say(make, low, high):
+@pytest.mark.parametrize(("model", "low", "high"), [(TINY, 0.8e6, 1.2e6), (SMALL, 27e6, 33e6)])
+def test_configs_are_accepted_and_as_large_as_they_say(model, low, high):
     import torch
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-    config = parse_hf_config(make())
-    assert sum(make()["rope_scaling"]["mrope_section"]) == config.text.head_dim // 2
+    config = hf_config(model)
+    assert sum(config["rope_scaling"]["mrope_section"]) == parse_hf_config(config).text.head_dim // 2
     with torch.device("meta"):
-        model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig.from_dict(make()))
+        model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig.from_dict(config))
     assert low < sum(parameter.numel() for parameter in model.parameters()) < high
 
 

@@ -67,21 +67,19 @@ def rouge(truth: str, text: str) -> float:
 
 def has_rouge_words(text: str) -> bool:
     """Whether ROUGE sees any word here. It knows only a to z and digits; Chinese text is empty to it."""
-    return bool(_BoundedTokenizer().tokenize(text))
+    return re.search("[a-z0-9]", text[:MAX_ROUGE_CHARACTERS].lower()) is not None
 
 
 class _BoundedTokenizer:
     """ROUGE's own tokenizer on the beginning of a text."""
 
+    def __init__(self):
+        from rouge_score.tokenizers import DefaultTokenizer  # a second to import
+
+        self._whole = DefaultTokenizer(use_stemmer=True)
+
     def tokenize(self, text: str) -> list[str]:
-        return _rouge_tokenizer().tokenize(text[:MAX_ROUGE_CHARACTERS])[:MAX_ROUGE_WORDS]
-
-
-@functools.cache
-def _rouge_tokenizer():
-    from rouge_score.tokenizers import DefaultTokenizer  # a second to import
-
-    return DefaultTokenizer(use_stemmer=True)
+        return self._whole.tokenize(text[:MAX_ROUGE_CHARACTERS])[:MAX_ROUGE_WORDS]
 
 
 @functools.cache

@@ -34,10 +34,6 @@ class Scores:
         """Everything that is added to the accuracy."""
         return format_weight * self.format + sum(self.extra.values(), start=np.zeros_like(self.format))
 
-    @property
-    def total(self) -> np.ndarray:
-        return self.accuracy + self.other()
-
 
 def score_groups(
     completions: Sequence[Sequence[str]],

@@ -5,16 +5,16 @@ So whatever a kill leaves behind is either a whole shard or files that the next 
 shard holds under the same content and settings are not decoded again.
 """
 
-import contextlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from vr1_jax.media.reader import FOLDER_FPS, MediaReader
 from vr1_jax.media.video import Clip
 
 WRITER_OPTIONS = "group_size:1,zstd:3"
+SHARD_FILES = 64  # at most
 LOCK = ".lock"
 METHODS = {"image": "image", "video": "video", "frames": "frame_folder"}
 
@@ -47,16 +48,14 @@ class Settings:
         return settings_key(kind, self.unit, self.frame_budget, FOLDER_FPS if kind == "frame_folder" else None)
 
 
-@dataclass(frozen=True)
-class Item:
+class Item(NamedTuple):
     """A file to decode; `kind` is the name of MediaReader's method."""
 
     kind: str
     source: str
 
 
-@dataclass(frozen=True)
-class Failure:
+class Failure(NamedTuple):
     source: str
     reason: str
     detail: str
@@ -96,23 +95,41 @@ def write_cache(
     settings: Settings,
     *,
     processes: int,
-    shard_files: int = 64,
     progress: Callable[[int], None] = lambda files: None,
 ) -> Report:
     """Decode what the directory lacks. `progress` is called with the number of files that were dealt with."""
     directory.mkdir(parents=True, exist_ok=True)
-    with _locked(directory):
-        held = _tidy(directory)
-        report, missing = Report(), []
-        for item in items:
-            if _is_held(item, settings.key(item.kind), held):
-                report.kept += 1
-            else:
-                missing.append(item)
+    with (directory / LOCK).open("w") as file:
+        if not lock(file):
+            raise UserError(f"{directory}: another run is writing this cache")
+        held, next_shard = _tidy(directory)
+        missing = [item for item in items if not _is_held(item, settings.key(item.kind), held)]
+        report = Report(kept=len(items) - len(missing))
         progress(report.kept)
-        _write_shards(missing, directory, settings, processes, shard_files, report, progress)
+        size = max(1, min(SHARD_FILES, -(-len(missing) // processes)))  # a small job is still spread over all
+        chunks = [missing[at : at + size] for at in range(0, len(missing), size)]
+        processes = min(processes, max(1, len(chunks)))
+        with ProcessPoolExecutor(processes, get_context("spawn"), end_with_parent) as pool:
+            shards = (
+                pool.submit(write_shard, chunk, directory, n, settings)
+                for n, chunk in enumerate(chunks, next_shard)
+            )
+            try:
+                for shard in as_completed(list(shards)):
+                    written, pixel_bytes, failures = shard.result()
+                    report.written += written
+                    report.pixel_bytes += pixel_bytes
+                    report.failures += failures
+                    progress(written + len(failures))
+            except BrokenProcessPool:
+                raise UserError(
+                    f"{directory}: a decoding process was killed (out of memory?); run again to go on"
+                ) from None
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
         report.bytes = sum(read_sidecar(path)["bytes"] for path in directory.glob("shard-*.json"))
-        return report
+    return report
 
 
 def _is_held(item: Item, key: str, held: set[tuple[str, ...]]) -> bool:
@@ -122,63 +139,27 @@ def _is_held(item: Item, key: str, held: set[tuple[str, ...]]) -> bool:
         return False
 
 
-@contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    with (directory / LOCK).open("w") as file:
-        if not lock(file):
-            raise UserError(f"{directory}: another run is writing this cache")
-        yield
-
-
-def _tidy(directory: Path) -> set[tuple[str, ...]]:
+def _tidy(directory: Path) -> tuple[set[tuple[str, ...]], int]:
     """Remove unfinished and damaged shards. What the valid ones hold, as (source, settings, signature) and as
-    (settings, content)."""
-    held, valid = set(), set()
+    (settings, content); and the number of the next one."""
+    held, valid, last = set(), set(), -1
     for path in sorted(directory.glob("shard-*.json")):
         shard = path.with_suffix(".arrayrecord")
         try:
             sidecar = read_sidecar(path)
         except UserError:
-            path.unlink()
-            continue
-        if not shard.exists() or shard.stat().st_size != sidecar["bytes"]:
+            sidecar = None
+        if sidecar is None or not shard.exists() or shard.stat().st_size != sidecar["bytes"]:
             path.unlink()
             continue
         valid.add(shard)
+        last = max(last, int(path.stem.removeprefix("shard-")))
         held |= {(e["source"], e["settings"], e["signature"]) for e in sidecar["entries"] if e["signature"]}
         held |= {(e["settings"], e["content"]) for e in sidecar["entries"]}
     for path in [*directory.glob("shard-*.arrayrecord"), *directory.glob(".shard-*")]:
         if path not in valid:
             path.unlink()
-    return held
-
-
-def _write_shards(missing, directory, settings, processes, shard_files, report, progress) -> None:
-    numbers = [int(path.stem.removeprefix("shard-")) for path in directory.glob("shard-*.json")]
-    first = max(numbers, default=-1) + 1
-    # A small job is still spread over all processes.
-    size = max(1, min(shard_files, -(-len(missing) // processes)))
-    chunks = [missing[at : at + size] for at in range(0, len(missing), size)]
-    with ProcessPoolExecutor(
-        min(processes, max(1, len(chunks))), mp_context=get_context("spawn"), initializer=end_with_parent
-    ) as pool:
-        futures = [
-            pool.submit(write_shard, chunk, directory, first + n, settings) for n, chunk in enumerate(chunks)
-        ]
-        try:
-            for future in as_completed(futures):
-                written, pixel_bytes, failures = future.result()
-                report.written += written
-                report.pixel_bytes += pixel_bytes
-                report.failures += failures
-                progress(written + len(failures))
-        except BrokenProcessPool:
-            raise UserError(
-                f"{directory}: a decoding process was killed (out of memory?); run again to go on"
-            ) from None
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    return held, last + 1
 
 
 def write_shard(
@@ -216,7 +197,8 @@ def _decode(item: Item, reader: MediaReader, settings: Settings) -> tuple[dict, 
     try:
         before, content = signature(item.source), content_hash(item.source)
         if item.kind == "image":
-            clip = _still(reader.image(item.source, settings.image_budget))
+            pixels = reader.image(item.source, settings.image_budget)[None]
+            clip = Clip(pixels, np.zeros(1, np.int64), np.zeros(1), 1, 0.0, 1.0, "pillow", "")
         else:
             clip = getattr(reader, item.kind)(item.source, settings.frame_budget)
         # A fresh file has no signature yet; then its content must be what it was.
@@ -233,7 +215,3 @@ def _decode(item: Item, reader: MediaReader, settings: Settings) -> tuple[dict, 
         "settings": settings.key(item.kind),
     }
     return entry, clip
-
-
-def _still(pixels: np.ndarray) -> Clip:
-    return Clip(pixels[None], np.zeros(1, np.int64), np.zeros(1), 1, 0.0, 1.0, "pillow", "")

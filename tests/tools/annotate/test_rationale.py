@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vr1_jax.tools.annotate.rationale import (
+from vr1_jax.tools.annotate.rules import (
     TAGS,
     MalformedAnswer,
     Rationale,

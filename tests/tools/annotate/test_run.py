@@ -15,7 +15,7 @@ from vr1_jax.evaluation.journal import Journal
 from vr1_jax.media.reader import MediaReader
 from vr1_jax.tools.annotate.config import AnnotateConfig
 from vr1_jax.tools.annotate.rules import Draft, KeepRules
-from vr1_jax.tools.annotate.run import DRAFTS, journal_path, rated_path, report_path, write_kept
+from vr1_jax.tools.annotate.run import DRAFTS, path_beside, write_kept
 from vr1_jax.tools.world.model import tiny_config, write_model_directory
 
 LONGEST = 64
@@ -41,7 +41,7 @@ def make(source, tmp_path):
 
     def run(**rules):
         chosen = dataclasses.replace(config, keep=KeepRules(**{"min_tokens": 4} | rules))
-        with Journal(journal_path(config.out), {}) as journal:
+        with Journal(path_beside(config.out, "samples.jsonl"), {}) as journal:
             for number in range(10):
                 good = draft(number, f"I look once, then again, and see number {number}.")
                 wrong, bare = draft(99, "I see something else in there."), Draft("7", 1, 0, True)
@@ -88,7 +88,7 @@ def test_supervised_training_reads_the_output(source, make, tmp_path):
 
 def test_the_report_counts_everything(make):
     tally = make()
-    report = json.loads(report_path(make.config.out).read_text())
+    report = json.loads(path_beside(make.config.out, "report.json").read_text())
     assert report["records"] == {
         "all": 12,
         "refused": 2,
@@ -111,19 +111,19 @@ def test_every_record_that_could_be_asked_is_rated_whatever_is_kept(source, make
     """Of three answers one is right, and all of them where nothing is asked for."""
     with pytest.raises(UserError):
         make(min_tokens=400)
-    rated = RecordFile(rated_path(make.config.out))
+    rated = RecordFile(path_beside(make.config.out, "rated.jsonl"))
     assert [rated.raw(n) for n in range(len(rated))] == [
         source.records.raw(n) | {"pass_rate": 1 / 3} for n in range(10)
     ]
     make(min_reward=0.0)
-    assert {RecordFile(rated_path(make.config.out))[n].pass_rate for n in range(10)} == {1.0}
+    assert {RecordFile(path_beside(make.config.out, "rated.jsonl"))[n].pass_rate for n in range(10)} == {1.0}
 
 
 def test_nothing_kept_writes_no_set(make):
     with pytest.raises(UserError, match="format 10, reward 10, length 10, record refused: path 1"):
         make(min_tokens=400)
     assert not make.config.out.exists()
-    assert report_path(make.config.out).exists()
+    assert path_beside(make.config.out, "report.json").exists()
 
 
 @pytest.mark.parametrize("change", [{"samples": 0}, {"seed": -1}, {"rows": 0}])

@@ -54,4 +54,4 @@ def test_each_verdict_can_be_lost(curves, question, verdict):
 def test_unfinished_and_refused_are_said():
     found = verdicts({"steps": 200}, {"missing": 7})["Is anything broken?"]
     assert found["verdict"] == "watch"
-    assert found["details"] == ("7 records were refused: missing 7.", "The run stands at step 100 of 200.")
+    assert found["details"] == ["7 records were refused: missing 7.", "The run stands at step 100 of 200."]

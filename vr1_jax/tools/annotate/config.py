@@ -64,11 +64,8 @@ def load_annotate_config(path: str | None, overrides: Sequence[str], **settings:
     from vr1_jax.weights.checkpoint_dir import assets_directory  # jax, which --help does without
 
     trained = read_presentation(assets_directory(chosen.model))
-    untold = AnnotateConfig(chosen.model, chosen.records, chosen.media_root, chosen.out)
-    in_file = untold if path is None else read_config(Path(path), AnnotateConfig)
+    told = AnnotateConfig if path is None else read_config(Path(path), AnnotateConfig)
     names = ("prompt", "frames", "images", "positions", "spacing")
-    as_trained = {
-        name: getattr(trained, name) for name in names if getattr(in_file, name) == getattr(untold, name)
-    }
-    default = dataclasses.replace(chosen, **as_trained)
+    untold = [name for name in names if getattr(told, name) == getattr(AnnotateConfig, name)]
+    default = dataclasses.replace(chosen, **{name: getattr(trained, name) for name in untold})
     return parse(AnnotateConfig, overrides, default=default, **settings)

@@ -1,26 +1,21 @@
 """Which sampled rationales become training data, and why the others do not."""
 
 import math
+import re
 import zlib
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from vr1_jax.data.records import Sample
 from vr1_jax.errors import UsageError
 from vr1_jax.rewards import accuracy_reward
-from vr1_jax.tools.annotate.rationale import (
-    MalformedAnswer,
-    Rationale,
-    contradiction,
-    repeated_share,
-    split_answer,
-    units,
-)
+from vr1_jax.rewards.answers import option_letter, plain_number
 
 # In the order of the rules: the first that an answer breaks is the reason why it is dropped.
 REASONS = ("unfinished", "format", "reward", "length", "loop", "contradiction", "duplicate", "surplus")
+TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 SHINGLE = 3  # words
 
 
@@ -63,6 +58,19 @@ class Draft:
 
 
 @dataclass(frozen=True)
+class Rationale:
+    """The insides of the two tags, stripped."""
+
+    thought: str
+    answer: str
+
+    @property
+    def process(self) -> str:
+        """As supervised training reads it."""
+        return f"<think>{self.thought}</think>"
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What became of a draft: kept with its rationale, or dropped for a reason."""
 
@@ -70,6 +78,13 @@ class Verdict:
     rationale: Rationale | None = None
     reason: str | None = None
     detail: str = ""
+
+    def dropped(self, reason: str, detail: str) -> "Verdict":
+        return replace(self, reason=reason, detail=detail)
+
+
+class MalformedAnswer(ValueError):
+    """An answer that is not one thought and then one answer; the message says why."""
 
 
 class Keeper:
@@ -84,52 +99,76 @@ class Keeper:
         verdicts = [judge_alone(draft, sample, self.rules) for draft in drafts]
         kept = 0
         for n in sorted(range(len(drafts)), key=lambda n: -verdicts[n].reward):
-            if verdicts[n].reason is None:
-                verdicts[n] = self._among_others(verdicts[n], sample, n, kept)
-                kept += verdicts[n].reason is None
+            if (verdict := verdicts[n]).reason is not None:
+                continue
+            name = f"answer {n} to record {sample.index}"
+            if kept == self.rules.max_per_record:
+                verdicts[n] = verdict.dropped("surplus", f"the record has {kept} already")
+            elif twin := self._known and self._known.find_or_add(sample.problem, verdict.rationale.thought, name):
+                verdicts[n] = verdict.dropped("duplicate", f"says the same as {twin}")
+            else:
+                kept += 1
         return verdicts
-
-    def _among_others(self, verdict: Verdict, sample: Sample, number: int, kept: int) -> Verdict:
-        if kept == self.rules.max_per_record:
-            return _dropped(verdict, "surplus", f"the record has {kept} already")
-        if self._known is not None:
-            name = f"answer {number} to record {sample.index}"
-            twin = self._known.find_or_add(sample.problem, verdict.rationale.thought, name)
-            if twin is not None:
-                return _dropped(verdict, "duplicate", f"says the same as {twin}")
-        return verdict
 
 
 def judge_alone(draft: Draft, sample: Sample, rules: KeepRules) -> Verdict:
     """By the rules that look at nothing but the draft and its record."""
     reward = accuracy_reward(draft.text, sample.solution, sample.problem_type, rules=rules.reward_rules)
+    verdict = Verdict(reward)
     if not draft.stopped:
-        return Verdict(reward, None, "unfinished", f"no end after {draft.tokens} tokens")
+        return verdict.dropped("unfinished", f"no end after {draft.tokens} tokens")
     try:
         rationale = split_answer(draft.text)
     except MalformedAnswer as error:
-        return Verdict(reward, None, "format", str(error))
+        return verdict.dropped("format", str(error))
     verdict = Verdict(reward, rationale)
     if reward < rules.min_reward:
-        return _dropped(verdict, "reward", f"{reward:.3g} is below {rules.min_reward:g}")
+        return verdict.dropped("reward", f"{reward:.3g} is below {rules.min_reward:g}")
     if not rules.min_tokens <= draft.thought_tokens <= rules.max_tokens:
         limits = f"{rules.min_tokens} to {rules.max_tokens}"
-        return _dropped(verdict, "length", f"a thought of {draft.thought_tokens} tokens, not {limits}")
-    if rules.max_repeated is not None:
-        repeated = repeated_share(rationale.thought, rules.loop_words)
-        if repeated > rules.max_repeated:
-            return _dropped(
-                verdict, "loop", f"{repeated:.0%} of its runs of {rules.loop_words} words are repeated"
-            )
-    if rules.check_conclusion:
-        pair = contradiction(rationale, sample.problem_type, sample.options)
-        if pair is not None:
-            return _dropped(verdict, "contradiction", f"the thought concludes {pair[0]}, the answer is {pair[1]}")
+        return verdict.dropped("length", f"a thought of {draft.thought_tokens} tokens, not {limits}")
+    repeated = repeated_share(rationale.thought, rules.loop_words)
+    if rules.max_repeated is not None and repeated > rules.max_repeated:
+        return verdict.dropped("loop", f"{repeated:.0%} of its runs of {rules.loop_words} words are repeated")
+    if rules.check_conclusion and (pair := contradiction(rationale, sample.problem_type, sample.options)):
+        return verdict.dropped("contradiction", f"the thought concludes {pair[0]}, the answer is {pair[1]}")
     return verdict
 
 
-def _dropped(verdict: Verdict, reason: str, detail: str) -> Verdict:
-    return Verdict(verdict.reward, verdict.rationale, reason, detail)
+def split_answer(text: str) -> Rationale:
+    """Of an answer that has each tag once, in order, something in both pairs and nothing around them."""
+    for tag in TAGS:
+        if (count := text.count(tag)) != 1:
+            raise MalformedAnswer(f"has {'more than one' if count else 'no'} {tag}")
+    if sorted(TAGS, key=text.find) != list(TAGS):
+        raise MalformedAnswer("has its tags in another order")
+    if "\N{REPLACEMENT CHARACTER}" in text:
+        raise MalformedAnswer("has a broken character")
+    before, thought, between, answer, after = re.split("|".join(TAGS), text)
+    if before.strip() or between.strip() or after.strip():
+        raise MalformedAnswer("has text outside its tags")
+    if not thought.strip() or not answer.strip():
+        raise MalformedAnswer("has nothing between its tags")
+    return Rationale(thought.strip(), answer.strip())
+
+
+_EACH_A_WORD = r"\u3040-\u9fff\uac00-\ud7af"  # scripts that put no space between words
+_UNIT = re.compile(rf"[{_EACH_A_WORD}]|[^\W{_EACH_A_WORD}]+|[^\w\s]")
+
+
+def units(text: str) -> list[str]:
+    """Words and signs, without regard to case."""
+    return _UNIT.findall(text.casefold())
+
+
+def repeated_share(text: str, length: int) -> float:
+    """How many of the runs of `length` words and signs have stood in the text before, in [0, 1).
+
+    Reasoning that comes back to its words stays below a tenth; a text that turns in a loop comes near one.
+    """
+    words = units(text)
+    runs = [tuple(words[start : start + length]) for start in range(len(words) - length + 1)]
+    return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
 
 class NearDuplicates:
@@ -169,87 +208,91 @@ def _shingles(text: str) -> frozenset[int]:
     return frozenset(zlib.crc32(" ".join(words[start : start + SHINGLE]).encode()) for start in runs)
 
 
-# What was kept and what was not, counted by reason, with examples to look at.
+# "The answer is ..", "option B is correct", "I choose ..", "\boxed{B}"; what no group names follows.
+_CLAIMS = (
+    r"\b(?:answer|option|choice)(?:\s+(?:is|must be|should be|would be|will be|has to be)\b|[\s*_]*[:=])",
+    r"\b(?:option|choice|answer)\s+(?P<named>\(?[A-Z]\)?)\s+(?:is|must be|seems|looks)(?: the)? "
+    r"(?:correct|right|best|answer)\b",
+    r"\bI(?:'ll|\s+will|\s+would|\s+have to)?\s+(?:choose|pick|select|go with)\b",
+    r"\\boxed\{(?P<boxed>[^{}]*)\}",
+)
+_CLAIM = re.compile("|".join(f"(?:{claim})" for claim in _CLAIMS), re.IGNORECASE)
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
+_OPEN = re.compile(
+    r"\b(?:if|whether|unless|suppose|assuming|could|might|may|maybe|perhaps|wrong)\b", re.IGNORECASE
+)
+_WRAPPING = " \t\"'`*_([{<“‘"
+# "A" and "I" are words too: they are letters only before a sign or the end.
+_LETTER = re.compile(
+    r"(?:option\s+|choice\s+)?\(?([B-HJ-Z](?![A-Za-z'])|[AI](?=[^\w\s']|\s*$|\s+(?:because|since)\b))"
+)
+_NUMBER = re.compile(r"(?:about|approximately|around|roughly|exactly)?\s*[$€£]?([+-]?\d[\d,]*(?:\.\d+)?)")
+_LABELLED = re.compile(r"\s*\(?([A-Z])[).:]\s*(.*)", re.DOTALL)
 
-EXAMPLES = 3  # of each reason
-KEPT = "kept"
+
+def conclusions(thought: str) -> list[str]:
+    """What each sentence that names an answer names. Questions and suppositions name none."""
+    found = []
+    for sentence in _SENTENCE_END.split(thought):
+        claims = list(_CLAIM.finditer(sentence))
+        if not claims or sentence.rstrip().endswith("?") or _OPEN.search(sentence):
+            continue
+        last = claims[-1]
+        value = (last["named"] or last["boxed"] or sentence[last.end() :]).lstrip(_WRAPPING)
+        if value and not re.match(r"(?:not|n't|never|neither)\b", value):
+            found.append(value)
+    return found
 
 
-class Tally:
-    """Counts records and their answers as they are judged."""
+def contradiction(rationale: Rationale, problem_type: str, options: Sequence[str] = ()) -> tuple[str, str] | None:
+    """The thought's last conclusion and the answer, where both can be read and differ.
 
-    def __init__(self):
-        self.refused: list[dict[str, Any]] = []
-        self._outcomes: Counter[str] = Counter()  # of answers
-        self._kept_of: Counter[int] = Counter()  # records, by how many of their answers were kept
-        self._types: dict[str, Counter[str]] = defaultdict(Counter)
-        self._examples: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        self._reward = 0.0
+    Letters, quantities and transcriptions are compared, free text never.
+    """
+    for value in reversed(conclusions(rationale.thought)):
+        if problem_type == "multiple choice":
+            pair = _stated_option(value, options), option_letter(rationale.answer)
+            differs = pair[0] != pair[1]
+        elif problem_type in ("numerical", "regression"):
+            number = _NUMBER.match(value)
+            pair = number and plain_number(number[1].rstrip(",")), plain_number(rationale.answer)
+            differs = None not in pair and not _same_number(*pair, problem_type)
+        elif problem_type == "OCR":
+            pair = value, rationale.answer
+            differs = not _says(value, rationale.answer)
+        else:
+            return None
+        if None not in pair:
+            return (str(pair[0]), str(pair[1])) if differs else None
+    return None
 
-    def refuse(self, number: int, reason: str, error: str) -> None:
-        """A record that could not be asked."""
-        self.refused.append({"record": number, "reason": reason, "error": error})
 
-    def add(self, sample: Sample, drafts: Sequence[Draft], verdicts: Sequence[Verdict]) -> None:
-        outcomes = [verdict.reason or KEPT for verdict in verdicts]
-        self._outcomes.update(outcomes)
-        self._kept_of[outcomes.count(KEPT)] += 1
-        self._types[sample.problem_type].update(
-            records=1, annotated=KEPT in outcomes, answers=len(outcomes), kept=outcomes.count(KEPT)
-        )
-        self._reward += sum(verdict.reward for verdict in verdicts)
-        for number, (outcome, draft, verdict) in enumerate(zip(outcomes, drafts, verdicts, strict=True)):
-            if len(self._examples[outcome]) < EXAMPLES:
-                place = {"record": sample.index, "answer": number, "reward": verdict.reward}
-                known = {"problem": sample.problem, "solution": sample.solution}
-                self._examples[outcome].append(place | known | {"why": verdict.detail, "text": draft.text})
+def _stated_option(value: str, options: Sequence[str]) -> str | None:
+    """The letter that a conclusion names, or that of the option which it repeats."""
+    letters = {}
+    for place, option in enumerate(options):
+        label = _LABELLED.fullmatch(option)
+        letter, text = label.groups() if label else (chr(ord("A") + place), option)
+        letters[letter] = text.strip().rstrip(".").casefold()
+    found = _LETTER.match(value)
+    if found:
+        return found[1] if found[1] in letters else None
+    said = value.casefold()
+    repeated = [
+        (len(text), letter)
+        for letter, text in letters.items()
+        if text and said.startswith(text) and not said[len(text) : len(text) + 1].isalnum()
+    ]
+    return max(repeated)[1] if repeated else None
 
-    @property
-    def kept(self) -> int:
-        return self._outcomes[KEPT]
 
-    @property
-    def dropped(self) -> dict[str, int]:
-        """By reason, in the order of the rules."""
-        return {reason: self._outcomes[reason] for reason in REASONS if self._outcomes[reason]}
+def _says(value: str, answer: str) -> bool:
+    """Whether the answer's words stand in the conclusion."""
+    said, wanted = (f" {' '.join(_words(text))} " for text in (value, answer))
+    return wanted in said
 
-    @property
-    def why(self) -> str:
-        counts = self.dropped | Counter(f"record refused: {refusal['reason']}" for refusal in self.refused)
-        return ", ".join(f"{reason} {count}" for reason, count in counts.items())
 
-    def to_json(self) -> dict[str, Any]:
-        answers, asked = self._outcomes.total(), self._kept_of.total()
-        return {
-            "records": {
-                "all": asked + len(self.refused),
-                "refused": len(self.refused),
-                "annotated": asked - self._kept_of[0],
-                "by_answers_kept": {str(count): self._kept_of[count] for count in sorted(self._kept_of)},
-            },
-            "answers": {
-                "sampled": answers,
-                "mean_reward": self._reward / answers if answers else None,
-                "kept": self.kept,
-                "dropped": self.dropped,
-            },
-            "by_problem_type": {name: dict(counts) for name, counts in sorted(self._types.items())},
-            "refused": {
-                "by_reason": dict(Counter(refusal["reason"] for refusal in self.refused)),
-                "records": self.refused,
-            },
-            "examples": {name: self._examples[name] for name in (KEPT, *REASONS) if name in self._examples},
-        }
-
-    def table(self) -> str:
-        """For people."""
-        counts = self.to_json()
-        records, answers = counts["records"], counts["answers"]
-        lines = [
-            f"records   {records['all']:8}   {records['annotated']} annotated, {records['refused']} refused",
-            f"answers   {answers['sampled']:8}   {self.kept} kept",
-        ]
-        lines += [f"  {reason:13} {count:8}   dropped" for reason, count in self.dropped.items()]
-        refused = counts["refused"]["by_reason"]
-        lines += [f"  {reason:13} {count:8}   records refused" for reason, count in refused.items()]
-        return "\n".join(lines)
+def _same_number(a: float, b: float, problem_type: str) -> bool:
+    """To two decimals; estimates of a quantity to a twentieth, for a thought may round."""
+    tolerance = 0.05 * max(abs(a), abs(b)) if problem_type == "regression" else 0.0
+    return abs(a - b) <= max(tolerance, 0.005)

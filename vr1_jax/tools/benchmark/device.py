@@ -76,12 +76,11 @@ def costs(outline: Outline, peaks: Peaks) -> dict[str, Cost]:
     def compute(count: int, moved: int = 0) -> Cost:
         return Cost(count, moved, count / peaks.flops + moved / peaks.bytes)
 
-    read = compute(flops.rollout(model, replace(work, answer=1)))
-    decode = _decode(outline, work, peaks)
+    prompts, decode = compute(flops.rollout(model, replace(work, answer=1))), _decode(outline, work, peaks)
     return {
-        "prompts": read,
+        "prompts": prompts,
         "decode": decode,
-        "rollout": Cost(read.flops + decode.flops, decode.bytes, read.floor + decode.floor),
+        "rollout": Cost(prompts.flops + decode.flops, decode.bytes, prompts.floor + decode.floor),
         "reference": compute(flops.reference(model, work)),
         "update": compute(flops.update(model, work), flops.optimizer_bytes(model)),
     }

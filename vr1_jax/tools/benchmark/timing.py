@@ -35,18 +35,20 @@ class Timing:
     def median(self) -> float:
         return statistics.median(self.seconds)
 
-    @property
-    def cores(self) -> float:
-        """Busy cores on average. Fewer than the machine has, on a CPU: somebody else had them, or nobody."""
-        return sum(self.cpu_seconds) / max(sum(self.seconds), 1e-9)
+    def __sub__(self, part: "Timing") -> "Timing":
+        """A phase without a part timed in the same repeats; what compiled in the first is not told apart."""
+        seconds = [whole - less for whole, less in zip(self.seconds, part.seconds, strict=True)]
+        cpu_seconds = [whole - less for whole, less in zip(self.cpu_seconds, part.cpu_seconds, strict=True)]
+        return Timing(seconds, cpu_seconds, self.first)
 
-    def as_json(self) -> dict[str, float | int]:
+    def to_json(self) -> dict[str, float | int]:
+        """`cores` were busy on average; fewer than a CPU has: somebody else had them, or nobody."""
         return {
             "median": self.median,
             "min": min(self.seconds),
             "max": max(self.seconds),
             "repeats": len(self.seconds),
-            "cores": self.cores,
+            "cores": sum(self.cpu_seconds) / max(sum(self.seconds), 1e-9),
         }
 
 

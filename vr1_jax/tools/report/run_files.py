@@ -15,7 +15,7 @@ from vr1_jax.training.rollouts import ROLLOUTS
 
 ENVIRONMENT = "environment.json"
 # What reading a file raises that was cut short, altered or written by another program.
-_DAMAGE = (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AttributeError)
+_DAMAGE = (OSError, EOFError, zlib.error, ValueError, LookupError, TypeError, AttributeError)
 
 
 @dataclass
@@ -58,8 +58,12 @@ def read_run(path: Path) -> Run:
         hint = f"; did you mean {' or '.join(map(str, below))}?" if below else "; give the directory of a run"
         raise UserError(f"{path}: no {METRICS_FILE} in it{hint}")
     notes: list[str] = []
-    environment, refused = _environment(path / ENVIRONMENT, notes), _refused(path, notes)
-    run = Run(path, _metrics(path), environment, _rollouts(path), refused, before={}, notes=notes)
+    environment = _environment(path / ENVIRONMENT, notes)
+    rollouts: dict[int, list[Path]] = {}
+    for file in sorted((path / ROLLOUTS).glob("*.json.gz")):
+        if (step := file.name.partition(".")[0]).isdecimal():
+            rollouts.setdefault(int(step), []).append(file)
+    run = Run(path, _metrics(path), environment, rollouts, _refused(path, notes), before={}, notes=notes)
     run.before.update(_before(run))
     return run
 
@@ -97,15 +101,6 @@ def _before(run: Run) -> dict[str, float]:
     return {name: value for name, value in measured[-1].items() if name.startswith("heldout_")} if measured else {}
 
 
-def _rollouts(path: Path) -> dict[int, list[Path]]:
-    steps: dict[int, list[Path]] = {}
-    for file in sorted((path / ROLLOUTS).glob("*.json.gz")):
-        step = file.name.partition(".")[0]
-        if step.isdecimal():
-            steps.setdefault(int(step), []).append(file)
-    return steps
-
-
 def _refused(path: Path, notes: list[str]) -> Counter[str]:
     counts: Counter[str] = Counter()
     for file in sorted(path.glob("quarantine*.jsonl")):
@@ -119,21 +114,14 @@ def _refused(path: Path, notes: list[str]) -> Counter[str]:
 
 def _check(prompt: dict[str, Any]) -> dict[str, Any]:
     """Refuses with KeyError, TypeError or ValueError what this program did not write."""
-    count = len(prompt["rewards"])
-    for table in (prompt["advantages"], *prompt["bonuses"].values()):
-        if len(table) != count:
-            raise ValueError("rewards, bonuses and advantages are of different lengths")
     for name in ("problem", "problem_type", "solution", "data_type", "file", "index", "frames"):
         prompt[name]
-    if not prompt["groups"]:
-        raise ValueError("a prompt without answers")
-    for number, group in enumerate(prompt["groups"]):
-        answers = len(group["texts"])
-        tables = [group[name] for name in ("tokens", "logps", "stopped", "accuracy", "format")]
-        if any(len(table) != answers for table in (*tables, *group["extra"].values())):
-            raise ValueError("a group's tables are of different lengths")
-        if number == 0 and answers != count:
-            raise ValueError(f"{answers} answers with {count} rewards")
-        if any(len(t) != len(p) for t, p in zip(group["tokens"], group["logps"], strict=True)):
-            raise ValueError("tokens and log-probs of an answer differ in number")
+    groups, names = prompt["groups"], ("texts", "tokens", "logps", "stopped", "accuracy", "format")
+    tables = [[*(group[name] for name in names), *group["extra"].values()] for group in groups]
+    tables[0] += [prompt["rewards"], prompt["advantages"], *prompt["bonuses"].values()]
+    if any(len(set(map(len, alike))) > 1 for alike in tables):
+        raise ValueError("texts, tokens, scores, rewards or advantages of a group differ in number")
+    pairs = (pair for group in groups for pair in zip(group["tokens"], group["logps"], strict=True))
+    if any(len(tokens) != len(logps) for tokens, logps in pairs):
+        raise ValueError("tokens and log-probs of an answer differ in number")
     return prompt

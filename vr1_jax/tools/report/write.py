@@ -10,35 +10,25 @@ import hashlib
 import html
 import json
 import math
-from dataclasses import dataclass, field, fields
+import statistics
 from importlib import resources
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import Any, NamedTuple
 
-from vr1_jax.errors import UsageError, UserError
 from vr1_jax.files import check_output_file, whole_file
+from vr1_jax.media.reader import MediaReader
 from vr1_jax.progress import Progress
-from vr1_jax.rl.advantages import GRPOConfig
 from vr1_jax.tools.report.findings import find
-from vr1_jax.tools.report.pages import (
-    Frames,
-    TokenTexts,
-    open_frames,
-    share_correct,
-    share_distinct,
-    show_prompt,
-    spread_out,
-)
-from vr1_jax.tools.report.run_files import ENVIRONMENT, Run, read_run
+from vr1_jax.tools.report.pages import Clips, TokenTexts, share_correct, show_prompt, spread_out
+from vr1_jax.tools.report.run_files import Run, read_run
 from vr1_jax.weights.checkpoint_dir import HF
 
 MEGABYTES = 24.0
 SCRIPTS = ("data.js", "chart.js", "curves.js", "map.js", "text.js", "answers.js", "page.js")  # in this order
 
 
-@dataclass(frozen=True)
-class Written:
+class Written(NamedTuple):
     """What went into the file. `notes` say what is missing from it."""
 
     steps: int
@@ -57,41 +47,39 @@ def write_report(
     """
     check_output_file(out, force=force)
     files = read_run(run)
-    algorithm = _algorithm(files)
-    columns, table = _survey(files, algorithm.threshold)
-    pages = _Pages(int(megabytes * 1e6))
+    threshold = files.setting("grpo.threshold", 0.5)
+    columns, table = _survey(files, threshold)
+    steps, strips, notes = {}, [], []
     if table:
-        with open_frames(files, media_root) as frames:
-            pages.fill(files, sorted(table), frames, algorithm)
+        with MediaReader() as reader:
+            clips = Clips(files, media_root, reader)
+            steps = _pack_steps(files, sorted(table), clips, int(megabytes * 1e6))
+        strips, notes = clips.strips, clips.note()
+    if len(steps) < len(table):
+        notes.append(
+            f"answers and frames of {len(steps)} of {len(table)} steps are in this file, spread evenly, to "
+            f"keep it near {megabytes:g} MB; numbers of all steps are"
+        )
     summary = {
         "run": files.path.resolve().name,
         "environment": files.environment,
         "metrics": columns,
         "before": files.before,
         "map": table,
-        "shown": sorted(pages.steps),
-        "threshold": algorithm.threshold,
+        "shown": list(steps),
+        "threshold": threshold,
         "refused": dict(files.refused),
-        "notes": [*dict.fromkeys(files.notes), *pages.notes(len(table))],
+        "notes": [*dict.fromkeys(files.notes), *notes],
+        "findings": find(files, columns),
     }
-    summary["findings"] = find(files, columns)
     with whole_file(out) as file:
         file.write(_page(summary))
-        for step, packed in pages.steps.items():
+        for step, packed in steps.items():
             file.write(f'<script type="text/plain" id="step-{step}">{packed}</script>\n')
-        for number, strip in enumerate(pages.strips):
+        for number, strip in enumerate(strips):
             file.write(f'<script type="application/json" id="strip-{number}">{strip}</script>\n')
         file.write("</body>\n</html>\n")
-    return Written(len(columns["step"]), len(table), len(pages.steps), summary["notes"])
-
-
-def _algorithm(run: Run) -> GRPOConfig:
-    known = {item.name for item in fields(GRPOConfig)}
-    settings = run.setting("grpo", {})
-    try:
-        return GRPOConfig(**{name: value for name, value in settings.items() if name in known})
-    except (UsageError, AttributeError, TypeError) as error:
-        raise UserError(f"{run.path / ENVIRONMENT}: grpo: {error}") from None
+    return Written(len(columns["step"]), len(table), len(steps), summary["notes"])
 
 
 def _survey(run: Run, threshold: float) -> tuple[dict[str, list], dict[int, list]]:
@@ -100,8 +88,11 @@ def _survey(run: Run, threshold: float) -> tuple[dict[str, list], dict[int, list
     with Progress("steps read", max(1, len(run.rollouts))) as progress:
         for step in sorted(run.rollouts):
             if prompts := run.prompts(step):
-                table[step] = share_correct(prompts, threshold)
-                lines.setdefault(step, {"step": step})["distinct"] = share_distinct(prompts)
+                table[step] = [share_correct(prompt, threshold) for prompt in prompts]
+                # The share of a group's answers that are left without those that repeat another word by word.
+                ordered = [prompt["groups"][0]["texts"] for prompt in prompts]
+                distinct = statistics.fmean(len(set(texts)) / len(texts) for texts in ordered)
+                lines.setdefault(step, {"step": step})["distinct"] = distinct
             progress.advance()
     steps = sorted(lines)
     names = sorted({name for line in lines.values() for name in line} - {"step"})
@@ -114,65 +105,30 @@ def _number(value: Any) -> float | None:
     return float(f"{value:.6g}")
 
 
-@dataclass
-class _Pages:
-    """Answers of steps and strips of frames, packed: as many as the budget holds. A clip's strip is kept once."""
-
-    budget: int  # bytes in the file
-    steps: dict[int, str] = field(default_factory=dict)
-    strips: list[str] = field(default_factory=list)
-    _clips: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
-
-    def fill(self, run: Run, steps: list[int], frames: Frames, algorithm: GRPOConfig) -> None:
-        tokenizer = run.path / HF / "tokenizer.json"
-        texts = TokenTexts(tokenizer) if tokenizer.is_file() else None
-        if texts is None:
-            run.notes.append(f"no {HF}/tokenizer.json: answers are shown without the log-probs of their tokens")
-        left = self.budget
-        with Progress("answers packed", self.budget, "B") as progress:
-            for step in spread_out(steps):
-                prompts = run.prompts(step)
-                before = len(self.strips)
-                page = [
-                    show_prompt(prompt, texts, algorithm) | {"frames": self._frames(prompt, frames)}
-                    for prompt in prompts
-                ]
-                packed = pack(page)
-                size = len(packed) + sum(map(len, self.strips[before:]))
-                if size > left and self.steps:
-                    del self.strips[before:]  # what only this step needs
-                    break
-                self.steps[step] = packed
-                progress.advance(size)
-                left -= size
-        self.steps = dict(sorted(self.steps.items()))
-
-    def _frames(self, prompt: dict[str, Any], frames: Frames) -> dict[str, Any] | None:
-        """{"strip": number} or {"missing": why}; None for a question about text."""
-        if prompt["data_type"] == "text":
-            return None
-        clip = (prompt["data_type"], prompt["path"])
-        if clip not in self._clips:
-            strip = self._clips[clip] = frames.strip(prompt)
-            if "missing" not in strip:
-                self._clips[clip] = {"strip": len(self.strips)}
-                self.strips.append(json.dumps(strip))
-        return self._clips[clip]
-
-    def notes(self, steps: int) -> list[str]:
-        notes = []
-        missing = [clip["missing"] for clip in self._clips.values() if "missing" in clip]
-        if missing:
-            notes.append(f"frames of {len(missing)} of {len(self._clips)} clips cannot be shown: {missing[0]}")
-        if len(self.steps) < steps:
-            notes.append(
-                f"answers and frames of {len(self.steps)} of {steps} steps are in this file, spread evenly, to "
-                f"keep it near {self.budget / 1e6:g} MB; numbers of all steps are"
-            )
-        return notes
+def _pack_steps(run: Run, steps: list[int], clips: Clips, budget: int) -> dict[int, str]:
+    """Answers of as many steps as the budget of bytes holds, with the strips of frames that they need."""
+    tokenizer = run.path / HF / "tokenizer.json"
+    texts = TokenTexts(tokenizer) if tokenizer.is_file() else None
+    if texts is None:
+        run.notes.append(f"no {HF}/tokenizer.json: answers are shown without the log-probs of their tokens")
+    packed, left = {}, budget
+    with Progress("answers packed", budget, "B") as progress:
+        for step in spread_out(steps):
+            before = len(clips.strips)
+            prompts = run.prompts(step)
+            page = [show_prompt(prompt, texts, run) | {"frames": clips.show(prompt)} for prompt in prompts]
+            content = _pack(page)
+            size = len(content) + sum(map(len, clips.strips[before:]))
+            if size > left and packed:
+                del clips.strips[before:]  # what only this step needs
+                break
+            packed[step] = content
+            progress.advance(size)
+            left -= size
+    return dict(sorted(packed.items()))
 
 
-def pack(content: Any) -> str:
+def _pack(content: Any) -> str:
     """JSON, gzipped, in base64: nothing in it can end the element that holds it."""
     text = json.dumps(content, allow_nan=False, separators=(",", ":"))
     return base64.b64encode(gzip.compress(text.encode("ascii"), mtime=0)).decode("ascii")
@@ -190,7 +146,7 @@ def _page(summary: dict[str, Any]) -> str:
     )
     template = Template((page / "page.html").read_text("utf-8"))
     return template.substitute(
-        title=html.escape(summary["run"]), policy=policy, style=style, script=script, summary=pack(summary)
+        title=html.escape(summary["run"]), policy=policy, style=style, script=script, summary=_pack(summary)
     )
 
 

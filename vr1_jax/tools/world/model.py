@@ -18,22 +18,9 @@ from vr1_jax.tools.world.scenes import ORDERED, STILL
 from vr1_jax.weights.hf_directory import ShardWriter
 
 # Qwen2.5-VL's special tokens, in its order; ids follow the text vocabulary.
-SPECIAL_TOKENS = (
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|object_ref_start|>",
-    "<|object_ref_end|>",
-    "<|box_start|>",
-    "<|box_end|>",
-    "<|quad_start|>",
-    "<|quad_end|>",
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|vision_pad|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
-)
+_NAMES = "endoftext im_start im_end object_ref_start object_ref_end box_start box_end quad_start quad_end"
+_NAMES += " vision_start vision_end vision_pad image_pad video_pad"
+SPECIAL_TOKENS = tuple(f"<|{name}|>" for name in _NAMES.split())
 # The world's words become one token each; a larger vocabulary would stay empty.
 TOKENIZER_SIZE = 728
 TEXT_TOKENS = TOKENIZER_SIZE - len(SPECIAL_TOKENS)
@@ -84,12 +71,9 @@ def write_tokenizer(directory: Path) -> None:
     """Trains a byte-level BPE on the world's words; writes what a model directory has beside its weights."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(WORD_PATTERN), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    words = pre_tokenizers.Split(Regex(WORD_PATTERN), "isolated")
+    letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, letters])
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -101,44 +85,22 @@ def write_tokenizer(directory: Path) -> None:
 
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(directory / "tokenizer.json"))
-    write_json(
-        directory / "tokenizer_config.json",
-        {
-            "tokenizer_class": "Qwen2Tokenizer",
-            "chat_template": CHAT_TEMPLATE,
-            "eos_token": "<|im_end|>",
-            "pad_token": "<|endoftext|>",
-            "unk_token": None,
-            "bos_token": None,
-            "add_prefix_space": False,
-            "clean_up_tokenization_spaces": False,
-            "split_special_tokens": False,
-            "model_max_length": 4096,
-        },
-    )
-    write_json(
-        directory / "generation_config.json",
-        {
-            "pad_token_id": IDS["<|endoftext|>"],
-            "eos_token_id": [IDS["<|im_end|>"], IDS["<|endoftext|>"]],
-            "do_sample": True,
-            "temperature": 1.0,
-        },
-    )
-    write_json(
-        directory / "preprocessor_config.json",
-        {
-            "image_processor_type": "Qwen2VLImageProcessor",
-            "processor_class": "Qwen2_5_VLProcessor",
-            "min_pixels": 4 * 28 * 28,
-            "max_pixels": 16384 * 28 * 28,
-            "patch_size": 14,
-            "temporal_patch_size": 2,
-            "merge_size": 2,
-            "image_mean": [0.48145466, 0.4578275, 0.40821073],
-            "image_std": [0.26862954, 0.26130258, 0.27577711],
-        },
-    )
+    speech = {
+        "tokenizer_class": "Qwen2Tokenizer",
+        "chat_template": CHAT_TEMPLATE,
+        "eos_token": "<|im_end|>",
+        "pad_token": "<|endoftext|>",
+        "unk_token": None,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": 4096,
+    }
+    end, pad = IDS["<|im_end|>"], IDS["<|endoftext|>"]
+    sampling = {"pad_token_id": pad, "eos_token_id": [end, pad], "do_sample": True}
+    pixels = {"min_pixels": 4 * 28 * 28, "max_pixels": 16384 * 28 * 28}
+    classes = {"image_processor_type": "Qwen2VLImageProcessor", "processor_class": "Qwen2_5_VLProcessor"}
+    write_json(directory / "tokenizer_config.json", speech)
+    write_json(directory / "generation_config.json", sampling)
+    write_json(directory / "preprocessor_config.json", classes | pixels)
 
 
 def _corpus() -> Iterator[str]:
@@ -169,15 +131,10 @@ def tiny_config() -> dict[str, Any]:
     return hf_config(TINY)
 
 
-def small_config() -> dict[str, Any]:
-    return hf_config(SMALL)
-
-
 def hf_config(config: ModelConfig) -> dict[str, Any]:
-    """The config.json of a model, in the flat layout of the published ones."""
+    """The config.json of a model, in the flat layout of the published ones but for transformers' defaults."""
     text, vision = config.text, config.vision
-    first_special = config.vision_start_token - SPECIAL_TOKENS.index("<|vision_start|>")
-    ids = {token: first_special + n for n, token in enumerate(SPECIAL_TOKENS)}
+    first = config.vision_start_token - SPECIAL_TOKENS.index("<|vision_start|>")
     return {
         "architectures": ["Qwen2_5_VLForConditionalGeneration"],
         "model_type": "qwen2_5_vl",
@@ -186,25 +143,18 @@ def hf_config(config: ModelConfig) -> dict[str, Any]:
         "intermediate_size": text.mlp,
         "num_attention_heads": text.heads,
         "num_key_value_heads": text.kv_heads,
-        "hidden_act": "silu",
         "rms_norm_eps": text.norm_eps,
         "rope_theta": text.rope_theta,
         "rope_scaling": {"type": "mrope", "mrope_section": list(text.mrope_section)},
         "max_position_embeddings": 4096,
-        "attention_dropout": 0.0,
-        "initializer_range": 0.02,
-        "use_sliding_window": False,
-        "sliding_window": 4096,
         "max_window_layers": text.layers,
         "tie_word_embeddings": text.tied,
-        "use_cache": True,
         "torch_dtype": "float32",
         "vocab_size": text.vocab,
-        "bos_token_id": ids["<|endoftext|>"],
-        "eos_token_id": ids["<|im_end|>"],
+        "bos_token_id": first,
+        "eos_token_id": first + SPECIAL_TOKENS.index("<|im_end|>"),
         "vision_start_token_id": config.vision_start_token,
         "vision_end_token_id": config.vision_end_token,
-        "vision_token_id": ids["<|vision_pad|>"],
         "image_token_id": config.image_token,
         "video_token_id": config.video_token,
         "vision_config": {
@@ -212,11 +162,9 @@ def hf_config(config: ModelConfig) -> dict[str, Any]:
             "depth": vision.layers,
             "num_heads": vision.heads,
             "intermediate_size": vision.mlp,
-            "hidden_act": "silu",
             "in_chans": vision.channels,
             "out_hidden_size": vision.out_width,
             "patch_size": vision.patch,
-            "spatial_patch_size": vision.patch,
             "spatial_merge_size": vision.merge,
             "temporal_patch_size": vision.temporal,
             "tokens_per_second": int(vision.tokens_per_second),  # transformers refuses 2.0

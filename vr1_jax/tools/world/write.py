@@ -17,6 +17,7 @@ that they are misleading.
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ from numpy.random import Generator, default_rng
 from vr1_jax.command_line import run_command
 from vr1_jax.errors import UsageError
 from vr1_jax.files import whole_directory
-from vr1_jax.tools.world.model import small_config, tiny_config, write_model_directory
+from vr1_jax.tools.world.model import SMALL, TINY, hf_config, write_model_directory
 from vr1_jax.tools.world.scenes import FRAMES_PER_SLICE, ORDERED, STILL, Scene, Task
 
 SPLITS = ("train", "heldout", "misleading")
@@ -76,8 +77,8 @@ def write_world(out: Path, world: World, *, force: bool = False) -> dict[str, in
             text = json.dumps(records, indent=1, ensure_ascii=False)
             (aside / f"{split}.json").write_text(text + "\n", encoding="utf-8")
             counts[split] = len(records)
-        write_model_directory(aside / "tiny", tiny_config())
-        write_model_directory(aside / "small", small_config())
+        for name, model in (("tiny", TINY), ("small", SMALL)):
+            write_model_directory(aside / name, hf_config(model))
     return counts
 
 
@@ -86,14 +87,15 @@ def _plan(world: World, split: str) -> Iterator[tuple[str, int, str, Task, int]]
     videos, images = world.videos, world.images
     if split != "train":
         videos, images = world.heldout - world.heldout // 3, world.heldout // 3
-    turns: dict[tuple[str, str], int] = {}
+    turns: Counter[str] = Counter()
     for number in range(videos + images):
         # Bresenham: after n records, the nearest whole number to n * videos / total are videos.
         is_video = (number + 1) * videos // (videos + images) > number * videos // (videos + images)
         data_type, tasks = ("video", VIDEO_TASKS) if is_video else ("image", STILL)
         tasks = _chosen(tasks, world)
-        nth = turns[data_type] = turns.get(data_type, -1) + 1
-        yield split, number, data_type, tasks[nth % len(tasks)], nth // len(tasks)
+        turn, place = divmod(turns[data_type], len(tasks))
+        yield split, number, data_type, tasks[place], turn
+        turns[data_type] += 1
 
 
 def _chosen(tasks: tuple[Task, ...], world: World) -> tuple[Task, ...]:
@@ -108,15 +110,18 @@ def _write_record(
     scene = task.paint(right, world.size, *chance.spawn(2))
     misleads = False
     if world.static_shortcut is not None and task in ORDERED:
-        cue = _cue(chance, task, right, 0.0 if split == "misleading" else world.static_shortcut)
-        scene, misleads = scene.with_cue(cue), cue != right
+        wrong = (right + 1 + int(chance.integers(task.choices - 1))) % task.choices
+        misleads = chance.random() >= (0.0 if split == "misleading" else world.static_shortcut)
+        scene = scene.with_cue(wrong if misleads else right)
     path = f"{split}/{number:06d}.{'mp4' if data_type == 'video' else 'png'}"
     (media / path).parent.mkdir(parents=True, exist_ok=True)
     if data_type == "video":
         _write_video(media / path, scene.frames)
     else:
         scene.states[0].save(media / path)
-    options, answer = _options(scene, chance, letter) if task.problem_type == "multiple choice" else ([], None)
+    options, answer = [], scene.answers[right]
+    if task.problem_type == "multiple choice":
+        options, answer = _options(scene, chance, letter), LETTERS[letter]
     return {
         "problem_id": number,
         "problem": scene.question,
@@ -124,7 +129,7 @@ def _write_record(
         "problem_type": task.problem_type,
         "options": options,
         "process": f"<think>{scene.reasoning}</think>",
-        "solution": f"<answer>{answer or scene.answers[right]}</answer>",
+        "solution": f"<answer>{answer}</answer>",
         "path": f"./{path}",
         "data_source": f"{'misleading' if misleads else 'built-in'}/{task.name}",
     }
@@ -142,18 +147,12 @@ def _even_choice(world: World, split: str, data_type: str, task: Task, turn: int
     return divmod(int(order[turn % pairs]), task.choices)
 
 
-def _cue(chance: Generator, task: Task, right: int, agreement: float) -> int:
-    wrong = (right + 1 + int(chance.integers(task.choices - 1))) % task.choices
-    return right if chance.random() < agreement else wrong
-
-
-def _options(scene: Scene, chance: Generator, letter: int) -> tuple[list[str], str]:
-    """Lettered options with the right one at `letter`, the others in any order."""
-    texts = [
-        str(text) for text in chance.permutation([a for n, a in enumerate(scene.answers) if n != scene.right])
-    ]
+def _options(scene: Scene, chance: Generator, letter: int) -> list[str]:
+    """Lettered, with the right one at `letter`, the others in any order."""
+    others = [answer for n, answer in enumerate(scene.answers) if n != scene.right]
+    texts = [str(text) for text in chance.permutation(others)]
     texts.insert(letter, scene.answers[scene.right])
-    return [f"{LETTERS[n]}. {text}" for n, text in enumerate(texts)], LETTERS[letter]
+    return [f"{LETTERS[n]}. {text}" for n, text in enumerate(texts)]
 
 
 def _write_video(path: Path, frames: list[np.ndarray]) -> None:

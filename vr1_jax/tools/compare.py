@@ -53,16 +53,18 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
     rewards = np.array([[first["reward"], second["reward"]] for first, second in pairs], np.float64)
     difference = rewards[:, 1] - rewards[:, 0]
     causes = np.array([cause(first, second) for first, second in pairs])
-    everything = np.ones(len(pairs), bool)
     clusters = clusters_of([pair[0] for pair in pairs])
-    mean = cluster_means(difference, clusters, {"all": everything}, seed=SEED, shares=False)
-    right = rewards == 1.0
+    mean = cluster_means(difference, clusters, {"all": np.ones(len(pairs), bool)}, seed=SEED, shares=False)
+    passports = [flat(result.get("passport") or {}) for result in (a, b)]
+    settings = {
+        name: [passport.get(name) for passport in passports] for name in sorted({*passports[0], *passports[1]})
+    }
     return {
         "samples": len(pairs),
         "only_in": {"a": only_a, "b": only_b},
         "score": {"a": float(rewards[:, 0].mean()), "b": float(rewards[:, 1].mean())},
         "difference": mean["all"].to_json(),
-        "right": _table(right, clusters),
+        "right": _table(rewards == 1.0, clusters),
         "causes": {
             name: {
                 "samples": int((causes == name).sum()),
@@ -72,7 +74,7 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
             }
             for name in CAUSES
         },
-        "settings": _settings(a.get("passport") or {}, b.get("passport") or {}),
+        "settings": {name: values for name, values in settings.items() if values[0] != values[1]},
     }
 
 
@@ -86,14 +88,11 @@ def cause(a: Result, b: Result) -> str:
             return "frames"
         if shown[0].get("prompt") != shown[1].get("prompt"):
             return "prompt"
-    if _outputs(a) != _outputs(b):
+    first, second = ([answer.get("output") for answer in answers_of(result)] for result in (a, b))
+    if first != second:
         return "output"
     same = all(a.get(name) == b.get(name) for name in ("prediction", "reward"))
     return "none" if same else "extraction"
-
-
-def _outputs(result: Result) -> list[str | None]:
-    return [answer.get("output") for answer in answers_of(result)]
 
 
 def _match(a: Sequence[Result], b: Sequence[Result]) -> tuple[list[tuple[Result, Result]], int, int]:
@@ -120,8 +119,3 @@ def _table(right: np.ndarray, clusters: Sequence[Hashable]) -> dict[str, Any]:
         "neither": int(len(right) - both - only_a - only_b),
         "p": sign_flip_p(right[:, 1].astype(float) - right[:, 0], clusters, seed=SEED),
     }
-
-
-def _settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, list[Any]]:
-    a, b = flat(a), flat(b)
-    return {name: [a.get(name), b.get(name)] for name in sorted({*a, *b}) if a.get(name) != b.get(name)}
