@@ -1,7 +1,6 @@
 """python scripts/train.py --config configs/tgrpo_7b_lora_48gb.py --model Qwen2.5-VL-7B-Instruct
 
-T-GRPO of the 7B model on one GPU of 48 GB: adapters of rank 32 beside frozen bf16 weights, which are also the
-reference and what samples.
+T-GRPO of the 7B model on one GPU of 48 GB, as tgrpo_3b_lora_24gb.py does it for the 3B model on 24 GB.
 
 Needs    1 x L40S (or A40, RTX 6000 Ada); Qwen2.5-VL-7B-Instruct or an SFT run of it; Video-R1-260k.json with its
          media.
@@ -9,19 +8,12 @@ Needs    1 x L40S (or A40, RTX 6000 Ada); Qwen2.5-VL-7B-Instruct or an SFT run o
 
 import dataclasses
 
-import tgrpo_a100
+import tgrpo_3b_lora_24gb
 
-from vr1_jax.config import LoraConfig, MeshConfig, TrainConfig
+from vr1_jax.config import TrainConfig
 
 
 def get_config() -> TrainConfig:
-    config = tgrpo_a100.get_config()
     return dataclasses.replace(
-        config,
-        model="Qwen2.5-VL-7B-Instruct",
-        run="runs/tgrpo_7b_lora",
-        microbatches=8,
-        mesh=MeshConfig(),
-        lora=LoraConfig(rank=32, alpha=64.0),
-        optimizer=dataclasses.replace(config.optimizer, learning_rate=1e-5, weight_decay=0.0),
+        tgrpo_3b_lora_24gb.get_config(), model="Qwen2.5-VL-7B-Instruct", run="runs/tgrpo_7b_lora"
     )

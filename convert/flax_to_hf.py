@@ -45,10 +45,11 @@ class Arguments:
 
 def convert(chosen: Arguments) -> None:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # no accelerator is needed, and one may be busy
-    from vr1_jax.weights.conversion import export_lora, flax_to_hf
+    from vr1_jax.weights.adapters import export_adapter
+    from vr1_jax.weights.conversion import flax_to_hf
 
     if chosen.adapter:
-        export_lora(chosen.checkpoint, chosen.out, step=chosen.step, force=chosen.force)
+        export_adapter(chosen.checkpoint, chosen.out, step=chosen.step, force=chosen.force)
     else:
         flax_to_hf(
             chosen.checkpoint,

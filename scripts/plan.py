@@ -2,7 +2,7 @@
 
 python scripts/plan.py --config configs/tgrpo_a100.py --target a100x8 [--section.field value ...]
 
-Needs no weights, no data and no accelerator: programs are compiled from shapes. With `pip install 'vr1_jax[plan]'`
+Needs no weights, no data and no accelerator: programs are compiled from shapes. With `pip install -e '.[plan]'`
 the compilers of GPUs and TPUs say what each program needs of memory and bandwidth, without a device; else the
 CPU's compiler estimates the memory. Exit code 1 says that it does not fit.
 """

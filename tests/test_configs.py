@@ -90,8 +90,9 @@ def test_all_programs_compile(plans):
 
 
 def test_all_fit_their_machines(plans):
-    # By the CPU's compiler, which counts a third too much for layers that are apart; by CUDA's, 16 of 24 GB.
-    assert [name for name, plan in plans.items() if not plan["fits"]] in ([], ["tgrpo_3b_lora_24gb"])
+    # For layers that are apart the CPU's compiler counts a third too much; test_compilers.py asks CUDA's.
+    asked_elsewhere = {"tgrpo_3b_lora_24gb"}
+    assert [name for name, plan in plans.items() if not plan["fits"] and name not in asked_elsewhere] == []
     of_a100 = {name: plan["peak"] for name, plan in plans.items() if name in MACHINES["a100x8"]}
     assert {name: peak for name, peak in of_a100.items() if peak > 60e9} == {}
     assert min(of_a100.values()) > 12.4e9  # 12 bytes for each of 8.3 billion parameters, over 8 devices

@@ -230,6 +230,6 @@ def test_a_plan_adds_up_and_says_whether_it_fits(model_directory, tmp_path):
 
 def test_the_peak_is_the_largest_sum():
     needs = [Need("rollout", "", 5, Sizes(4, 3, 0), None), Need("update", "", 1, Sizes(8, 2, 1), None)]
-    plan = Plan({}, needs, {}, 12 / USABLE_MEMORY, "cpu")
+    plan = Plan({}, needs, {}, 12 / USABLE_MEMORY, None, "cpu")
     assert plan.peak is needs[0]
     assert plan.fits

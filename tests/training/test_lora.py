@@ -13,7 +13,7 @@ from tiny_runs import rl_config, sft_config, write_small_world
 from transformers import AutoModelForImageTextToText
 
 from vr1_jax.config import MeshConfig, WatchConfig
-from vr1_jax.errors import UserError
+from vr1_jax.errors import UsageError, UserError
 from vr1_jax.models import base
 from vr1_jax.models.adapters import add_adapters, is_adapter, without_adapters
 from vr1_jax.models.config import LoraConfig
@@ -21,7 +21,8 @@ from vr1_jax.training import setup
 from vr1_jax.training.loop import train
 from vr1_jax.training.metrics import read_metrics
 from vr1_jax.types import blank_prompt
-from vr1_jax.weights.conversion import export_lora, flax_to_hf
+from vr1_jax.weights.adapters import export_adapter
+from vr1_jax.weights.conversion import flax_to_hf
 from vr1_jax.weights.loading import load_model
 
 LORA = LoraConfig(rank=4, alpha=8.0)
@@ -135,7 +136,7 @@ def test_exports_merged_or_as_an_adapter_are_the_same_model_in_transformers(
     run, _ = adapted
     flax_to_hf(run, tmp_path / "merged", dtype="float32")
     flax_to_hf(pretrained, tmp_path / "base", dtype="float32")
-    export_lora(run, tmp_path / "adapter")
+    export_adapter(run, tmp_path / "adapter")
     tokens = torch.from_numpy(np.array(question.tokens)).long()
     with torch.no_grad():
         load = AutoModelForImageTextToText.from_pretrained
@@ -165,7 +166,7 @@ def test_what_it_adapts_must_be_there(world, pretrained, adapted, tmp_path):
     with pytest.raises(UserError, match=r"adapts .*gone, which is gone"):
         load_model(moved)
     with pytest.raises(UserError, match="has no adapters to export"):
-        export_lora(pretrained, tmp_path / "none")
+        export_adapter(pretrained, tmp_path / "none")
 
 
 def test_supervised_runs_learn_with_adapters_and_go_on_from_them(world, pretrained, tmp_path, monkeypatch):
@@ -180,3 +181,20 @@ def test_supervised_runs_learn_with_adapters_and_go_on_from_them(world, pretrain
     train(rl_config(world, tmp_path / "sft", tmp_path / "rl", lora=LORA, steps=1, mesh=MeshConfig()))
     (line,) = read_metrics(tmp_path / "rl")
     assert line["kl"] < 1e-10
+
+
+@pytest.mark.parametrize(
+    ("lora", "message"),
+    [
+        (
+            LoraConfig(rank=4, targets=("query", "q_proj")),
+            r"lora.targets: q_proj: use some of down, gate, key, out",
+        ),
+        (LoraConfig(rank=4, targets=("qkv",)), "lora.targets qkv: the decoder has none of them; set lora.vision"),
+    ],
+)
+def test_targets_that_no_layer_has_are_refused(world, pretrained, tmp_path, lora, message):
+    """Or the run would train the whole model, in bf16."""
+    with pytest.raises(UsageError, match=message):
+        train(rl_config(world, pretrained, tmp_path / "run", lora=lora))
+    assert not (tmp_path / "run/checkpoints").exists()

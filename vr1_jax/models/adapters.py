@@ -1,25 +1,32 @@
 """LoRA: small trained matrices beside large frozen ones, which then need no gradients, moments or fp32."""
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from vr1_jax.errors import UsageError
 from vr1_jax.models.base import Model
-from vr1_jax.models.config import LoraConfig
+from vr1_jax.models.config import LoraConfig, ModelConfig
 from vr1_jax.models.layers import Adapted
 from vr1_jax.models.mapping import Rule
 
 
-def adapted_rules(model: type[Model] | Model, config: Any, lora: LoraConfig) -> Iterator[Rule]:
-    """Of the matrices that get an adapter."""
-    for rule in model.rules(config):
-        tower, name = rule.path.split(".")[0], rule.path.split(".")[-1]
-        if rule.stacked and len(rule.theirs) == 2 and name in lora.targets and (tower == "text" or lora.vision):
-            yield rule
+def adapted_rules(family: type[Model], config: ModelConfig, lora: LoraConfig) -> list[Rule]:
+    """Of the matrices that get an adapter; UsageError names a target that no layer has."""
+    matrices = {
+        rule: rule.path.split(".") for rule in family.rules(config) if rule.stacked and len(rule.theirs) == 2
+    }
+    names = {name for _, _, name in matrices.values()}
+    if unknown := sorted(set(lora.targets) - names):
+        raise UsageError(f"lora.targets: {', '.join(unknown)}: use some of {', '.join(sorted(names))}")
+    towers = ("text", "vision") if lora.vision else ("text",)
+    found = [rule for rule, (tower, _, name) in matrices.items() if name in lora.targets and tower in towers]
+    if not found:
+        raise UsageError(f"lora.targets {' '.join(lora.targets)}: the decoder has none of them; set lora.vision")
+    return found
 
 
 def add_adapters(model: Model, lora: LoraConfig, key: jax.Array) -> Model:
@@ -29,7 +36,7 @@ def add_adapters(model: Model, lora: LoraConfig, key: jax.Array) -> Model:
         tower = copy.copy(getattr(model, name))
         tower.layers = copy.copy(tower.layers)
         setattr(model, name, tower)
-    rules = list(adapted_rules(model, model.config, lora))
+    rules = adapted_rules(type(model), model.config, lora)
     for rule, own in zip(rules, jax.random.split(key, len(rules)), strict=True):
         tower, _, name = rule.path.split(".")
         stacked = getattr(model, tower).layers

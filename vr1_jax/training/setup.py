@@ -27,9 +27,10 @@ from vr1_jax.errors import UsageError
 from vr1_jax.media.cache import CachedMedia
 from vr1_jax.media.frames import VisualGeometry
 from vr1_jax.media.reader import MediaReader
+from vr1_jax.models.adapters import adapted_rules
 from vr1_jax.models.base import Model
 from vr1_jax.models.config import ModelConfig
-from vr1_jax.models.families import abstract_model
+from vr1_jax.models.families import abstract_model, family_of
 from vr1_jax.sampling.sampler import Sampler
 from vr1_jax.sharding import TRAIN_RULES, make_mesh, shardings
 from vr1_jax.training import processes, record_sizes, run_directory
@@ -106,7 +107,9 @@ def check(config: TrainConfig, meshes: Meshes) -> None:
 
 
 def check_layout(config: TrainConfig, model: ModelConfig, meshes: Meshes) -> None:
-    """The model, the batch and the meshes against each other."""
+    """The model, its adapters, the batch and the meshes against each other."""
+    if config.lora.rank:
+        adapted_rules(family_of(model), model, config.lora)
     at_once = config.prompts_per_step // (config.updates_per_batch * config.microbatches)
     whole = config.prompts_per_step  # sampling takes the batch in one piece
     for name, mesh, prompts in (("mesh", meshes.train, at_once), ("mesh.rollout_tensor", meshes.rollout, whole)):

@@ -1,6 +1,5 @@
 """The adapters of a LoRA run on disk: merged into their base as it is read, or exported for PEFT."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,16 +9,18 @@ import numpy as np
 import safetensors.numpy
 
 from vr1_jax.errors import UserError
-from vr1_jax.files import read_json, whole_directory
+from vr1_jax.files import check_output_directory, read_json, whole_directory, write_json
 from vr1_jax.models.adapters import adapted_rules, add_adapters
 from vr1_jax.models.base import unstack
 from vr1_jax.models.config import LoraConfig, ModelConfig
 from vr1_jax.models.families import abstract_model, family_of
-from vr1_jax.models.mapping import Rule, parameter_shapes
+from vr1_jax.models.mapping import parameter_shapes
 from vr1_jax.weights import blocks
 from vr1_jax.weights.array_store import StoredParameters
 from vr1_jax.weights.blocks import Index
-from vr1_jax.weights.checkpoint_dir import META, Checkpoint
+from vr1_jax.weights.checkpoint_dir import META, Checkpoint, find_checkpoint
+
+_WEIGHTS, _SETTINGS = "adapter_model.safetensors", "adapter_config.json"  # PEFT's names
 
 
 def lora_of(root: Path) -> tuple[LoraConfig, Path] | None:
@@ -80,18 +81,22 @@ def adapter_shapes(config: ModelConfig, lora: LoraConfig) -> dict[str, tuple[int
     return {name: shape for name, shape in parameter_shapes(adapted).items() if ".lora_" in name}
 
 
-def export_adapter(checkpoint: Checkpoint, out: Path, lora: LoraConfig, base: Path) -> None:
+def export_adapter(root: Path, out: Path, *, step: int | None = None, force: bool = False) -> None:
     """A directory that `peft` loads beside the base model in transformers."""
-    family, rules = family_of(checkpoint.config), {}
-    tensors: dict[str, np.ndarray] = {}
-    found = read_adapters(checkpoint, lora)
+    found = lora_of(root)
+    if found is None:
+        raise UserError(f"{root}: has no adapters to export: its run trained the whole model")
+    (lora, base), checkpoint = found, find_checkpoint(root, step)
+    check_output_directory(out, source=root, force=force, replaceable=_is_exported_adapter)
+    family, tensors, patterns = family_of(checkpoint.config), {}, []
+    adapters = read_adapters(checkpoint, lora)
     for rule in adapted_rules(family, checkpoint.config, lora):
-        rules[rule.path] = rule
-        for layer, (a, b) in enumerate(found[rule.path]):
-            module = family.module_name(rule.key.format(layer)).removesuffix(".weight")
-            rank = lora.rank
-            tensors[f"base_model.model.{module}.lora_A.weight"] = np.ascontiguousarray(a.reshape(-1, rank).T)
-            tensors[f"base_model.model.{module}.lora_B.weight"] = np.ascontiguousarray(b.reshape(rank, -1).T)
+        module = family.module_name(rule.key).removesuffix(".weight")
+        patterns.append(re.escape(module).replace(re.escape("{}"), r"\d+"))
+        for layer, (a, b) in enumerate(adapters[rule.path]):
+            name = f"base_model.model.{module.format(layer)}"
+            tensors[f"{name}.lora_A.weight"] = np.ascontiguousarray(a.reshape(-1, lora.rank).T)
+            tensors[f"{name}.lora_B.weight"] = np.ascontiguousarray(b.reshape(lora.rank, -1).T)
     settings = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -101,20 +106,12 @@ def export_adapter(checkpoint: Checkpoint, out: Path, lora: LoraConfig, base: Pa
         "lora_dropout": 0.0,
         "bias": "none",
         "inference_mode": True,
-        "target_modules": "|".join(_module_pattern(family, rule) for rule in rules.values()),
+        "target_modules": "|".join(patterns),  # which PEFT matches with whole names of modules
     }
     with whole_directory(out) as directory:
-        safetensors.numpy.save_file(tensors, directory / "adapter_model.safetensors", {"format": "pt"})
-        (directory / "adapter_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        safetensors.numpy.save_file(tensors, directory / _WEIGHTS, {"format": "pt"})
+        write_json(directory / _SETTINGS, settings)
 
 
-def _module_pattern(family: Any, rule: Rule) -> str:
-    """PEFT matches whole names of modules."""
-    return re.escape(family.module_name(rule.key).removesuffix(".weight")).replace(re.escape("{}"), r"\d+")
-
-
-def check_is_lora(checkpoint: Path) -> tuple[LoraConfig, Path]:
-    found = lora_of(checkpoint)
-    if found is None:
-        raise UserError(f"{checkpoint}: has no adapters to export: its run trained the whole model")
-    return found
+def _is_exported_adapter(path: Path) -> bool:
+    return all(entry.name in (_WEIGHTS, _SETTINGS) for entry in path.iterdir())

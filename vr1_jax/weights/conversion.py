@@ -14,7 +14,6 @@ from vr1_jax.models.families import abstract_model, family_of
 from vr1_jax.models.mapping import Rule, parameter_shapes
 from vr1_jax.progress import Progress
 from vr1_jax.weights import blocks
-from vr1_jax.weights.adapters import check_is_lora, export_adapter
 from vr1_jax.weights.array_store import ParameterWriter
 from vr1_jax.weights.checkpoint_dir import (
     ASSETS,
@@ -101,13 +100,6 @@ def flax_to_hf(
         write_json(directory / "config.json", hf_config | {"architectures": architectures, "torch_dtype": name})
 
 
-def export_lora(checkpoint: Path, out: Path, *, step: int | None = None, force: bool = False) -> None:
-    """The adapters of a LoRA run, as a PEFT directory."""
-    lora, base = check_is_lora(checkpoint)
-    check_output_directory(out, source=checkpoint, force=force, replaceable=_is_exported_adapter)
-    export_adapter(find_checkpoint(checkpoint, step), out, lora, base)
-
-
 def _layers(
     source: Source, rule: Rule, shape: tuple[int, ...], dtype: np.dtype
 ) -> Iterator[tuple[str, np.ndarray]]:
@@ -141,10 +133,6 @@ def _is_converted_model(path: Path) -> bool:
 def _is_exported_model(path: Path) -> bool:
     weights = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
     return all(entry.name in ASSETS or weights.fullmatch(entry.name) for entry in path.iterdir())
-
-
-def _is_exported_adapter(path: Path) -> bool:
-    return all(entry.name in ("adapter_config.json", "adapter_model.safetensors") for entry in path.iterdir())
 
 
 def _natural(key: str) -> list[tuple[int, str]]:

@@ -1,6 +1,6 @@
 """Compilers of machines that are not here: for CUDA and TPU ahead of time, else the CPU's as a stand-in.
 
-`pip install 'vr1_jax[plan]'` brings the two; they need no driver and no device. Without cuDNN and without trying
+`pip install -e '.[plan]'` brings the two; they need no driver and no device. Without cuDNN and without trying
 kernels out they choose other kernels than on the machine itself; memory, copies and traffic are the machine's.
 """
 
@@ -38,7 +38,7 @@ def choose_compiler(target: Target, wanted: str | None) -> str:
     if wanted not in ("cpu", own):
         raise UsageError(f"--compiler {wanted}: {target.name} is compiled for by {own}, or estimated by cpu")
     if wanted != "cpu" and not importlib.util.find_spec(_PACKAGES[wanted]):
-        raise UsageError(f"--compiler {wanted} needs {_PACKAGES[wanted]}: pip install 'vr1_jax[plan]'")
+        raise UsageError(f"--compiler {wanted} needs {_PACKAGES[wanted]}: pip install -e '.[plan]'")
     return wanted
 
 

@@ -35,7 +35,6 @@ USABLE_MEMORY = 0.92  # the driver, libraries and fragments take the rest
 REACHED_FLOPS = 0.4  # where many tokens are computed at once, recomputation counted
 REACHED_BANDWIDTH = 0.6  # where answers are decoded token by token
 
-
 _DEPTHS = 2, 3  # layers, of programs that are compiled in place of deep ones
 
 
@@ -60,6 +59,7 @@ class Plan:
     needs: list[Need]
     seconds: dict[str, dict[str, float]]  # of each bucket's step, by phase; empty where the device is not known
     memory: float  # of a device
+    meshes: setup.Meshes
     compiler: str
 
     @property
@@ -105,7 +105,7 @@ def make_plan(
     seconds = {}
     if target.device.flops:
         seconds = {f"{kind}: {b}": _seconds(outline, kind, b, target) for kind, b in outline.buckets}
-    return Plan(_parts(outline), needs, seconds, target.device.memory, outline.platform)
+    return Plan(_parts(outline), needs, seconds, target.device.memory, meshes, outline.platform)
 
 
 def missing_files(config: TrainConfig) -> str | None:
@@ -197,14 +197,9 @@ def _decoded(config: TrainConfig) -> list[int]:
 def _held(phase: str, outline: Outline) -> int:
     """What lives beside a program's own arguments, as the loop holds it."""
     state, copy = bytes_per_device(outline.state), bytes_per_device(outline.reference)
-    shared = copy if outline.samples_in_place else 0  # of the state, and of the policy too
-    if outline.config.lora.rank:  # the reference is a part of the state
-        return {
-            "copy": state,
-            "rollout": state - shared,
-            "evaluate": state - shared,
-            "reference": state - copy,
-        }.get(phase, state - copy if phase == "loss" else 0)
+    if outline.config.lora.rank:  # the reference is a part of the state, and so may be what samples
+        of_state = phase == "reference" or (phase != "copy" and outline.samples_in_place)
+        return 0 if phase == "update" else state - copy * of_state
     reference = copy if outline.has_reference else 0
     if phase in ("copy", "rollout"):
         return state + reference

@@ -7,16 +7,15 @@ from vr1_jax.models import flops
 from vr1_jax.models.config import ModelConfig
 from vr1_jax.tools.plan.devices import Target
 from vr1_jax.tools.plan.plan import REACHED_BANDWIDTH, REACHED_FLOPS, USABLE_MEMORY, Plan
-from vr1_jax.training import setup
 
 
 def report(plan: Plan, config: TrainConfig, model: ModelConfig, source: str, target: Target) -> Iterable[str]:
-    meshes, memory = setup.make_meshes(config), plan.memory
+    memory = plan.memory
     count = flops.count_parameters(model).total
     size = f"{count / 1e9:.3g} billion parameters" if count > 1e9 else f"{count / 1e6:.3g} million parameters"
     yield f"{config.stage} of {size} ({source}) on {target.count} x {target.device.name}"
-    axes = ", ".join(f"{name} {size}" for name, size in meshes.train.shape.items())
-    yield f"mesh: {axes}; sampling: tensor {meshes.rollout.shape['tensor']}"
+    axes = ", ".join(f"{name} {size}" for name, size in plan.meshes.train.shape.items())
+    yield f"mesh: {axes}; sampling: tensor {plan.meshes.rollout.shape['tensor']}"
     yield ""
     unit, name = (1e9, "GB") if plan.peak.together > 1e9 else (1e6, "MB")
     yield f"{name} on each device"
