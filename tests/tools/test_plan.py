@@ -17,7 +17,7 @@ from vr1_jax.models.qwen25vl import PUBLISHED, size_in_name
 from vr1_jax.rl.advantages import GRPOConfig
 from vr1_jax.rl.logprobs import TokenScores
 from vr1_jax.sampling import sampler
-from vr1_jax.sharding import batch_sharding
+from vr1_jax.sharding import batch_sharding, make_mesh
 from vr1_jax.tools.plan.devices import Device, Target, find_target, recognise
 from vr1_jax.tools.plan.plan import USABLE_MEMORY, Need, Plan, make_plan, planned_model
 from vr1_jax.tools.plan.programs import Outline, Sizes, bytes_per_device, programs
@@ -230,6 +230,7 @@ def test_a_plan_adds_up_and_says_whether_it_fits(model_directory, tmp_path):
 
 def test_the_peak_is_the_largest_sum():
     needs = [Need("rollout", "", 5, Sizes(4, 3, 0), None), Need("update", "", 1, Sizes(8, 2, 1), None)]
-    plan = Plan({}, needs, {}, 12 / USABLE_MEMORY, None, "cpu")
+    mesh = make_mesh()
+    plan = Plan({}, needs, {}, 12 / USABLE_MEMORY, setup.Meshes(mesh, mesh), "cpu")
     assert plan.peak is needs[0]
     assert plan.fits
