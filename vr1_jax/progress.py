@@ -22,7 +22,7 @@ class Progress:
         elif 10 * self._done // self._total > tenths:
             of = f"{self._done} of {self._total}"
             if self._unit == "B":
-                of = f"{self._done / self._total:.0%} of {self._total / 1e9:.2f} GB"
+                of = f"{self._done / self._total:.0%} of {self._total / 1e6:.3g} MB"
             print(f"{self._what}: {of}", file=sys.stderr, flush=True)
 
     def __enter__(self) -> "Progress":
